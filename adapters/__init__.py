@@ -1,0 +1,1 @@
+"""Adapters: existing CLIP WSSS pipelines with learned vision prototypes in their CAM step."""

@@ -1,0 +1,72 @@
+"""CAMs of one photo from any prototypes: GradCAM, then attention affinity."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from vpl_plugin.adapters.clip_es.encoding import EncodedPhoto
+from vpl_plugin.clip.model import ClipModel
+from vpl_plugin.localization.affinity import refine_cams
+from vpl_plugin.localization.gradcam import grad_cam
+
+__all__ = ["PhotoCAMs", "photo_cams"]
+
+
+class PhotoCAMs(NamedTuple):
+    """The CAMs of the classes present in one photo, in the order of its ``classes``.
+
+    Attributes:
+        raw: (K, h, w) GradCAMs in [0, 1].
+        refined: (K, h, w), the same after the attention affinity, in [0, 1].
+        probabilities: (K,), each class against the others present and all of the background.
+    """
+
+    raw: Tensor
+    refined: Tensor
+    probabilities: Tensor
+
+
+def photo_cams(
+    model: ClipModel,
+    photo: EncodedPhoto,
+    prototypes: Tensor,
+    *,
+    num_foreground: int,
+    temperature: float | None = None,
+) -> PhotoCAMs:
+    """The CAM step of CLIP-ES with the prototypes given (Eq. 1 of the VPL paper).
+
+    Args:
+        model: the model that encoded the photo.
+        photo: the encoded photo.
+        prototypes: (N, D), text or vision prototypes: the foreground rows, then the background's.
+        num_foreground: number of foreground rows.
+        temperature: of GradCAM's softmax; None is CLIP's own, right for text prototypes. Vision
+            prototypes want the tau_I they were learned with.
+
+    Returns:
+        The CAMs, at the resolution of the patch grid.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from vpl_plugin.adapters.clip_es import encode_photo
+        >>> from vpl_plugin.clip import load_clip
+        >>> model = load_clip("mini")
+        >>> photo = encode_photo(model, np.zeros((32, 48, 3), dtype=np.uint8), [0, 1])
+        >>> cams = photo_cams(model, photo, torch.eye(3, 256), num_foreground=2)
+        >>> cams.raw.shape, cams.refined.shape
+        (torch.Size([2, 2, 3]), torch.Size([2, 2, 3]))
+    """
+    output = grad_cam(
+        model,
+        photo.tokens,
+        prototypes,
+        [photo.classes],
+        num_foreground=num_foreground,
+        temperature=temperature,
+    )
+    raw = output.cams[0]
+    return PhotoCAMs(raw, refine_cams(raw, photo.attention), output.probabilities[0])

@@ -1,0 +1,1 @@
+"""The core: tensors only. No file, no CLIP, no printing; torch and numpy suffice."""

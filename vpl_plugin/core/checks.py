@@ -1,0 +1,209 @@
+"""Checks of the core's inputs: each error names the argument, what it got and what it takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def describe(value: object) -> str:
+    """What a value is, in the words an error message needs.
+
+    >>> describe(torch.zeros(2, 3))
+    'a float32 tensor of shape (2, 3) on cpu'
+    >>> describe([1, 2])
+    'a list'
+    """
+    if isinstance(value, Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"a {dtype} tensor of shape {tuple(value.shape)} on {value.device}"
+    return f"a {type(value).__name__}"
+
+
+def check_matrix(name: str, value: object, *, min_rows: int = 1) -> Tensor:
+    """A floating-point tensor of rank 2 with at least ``min_rows`` rows and one column."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor of rank 2; got {describe(value)}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be floating point; got {describe(value)}")
+    if value.ndim != 2:
+        raise ValueError(
+            f"{name} must have rank 2, one row a vector; got rank {value.ndim}: {describe(value)}"
+        )
+    if value.shape[1] == 0:
+        raise ValueError(f"{name} must have at least one column; got {describe(value)}")
+    if value.shape[0] < min_rows:
+        what = "is empty" if value.shape[0] == 0 else f"has {value.shape[0]} row(s)"
+        raise ValueError(f"{name} {what}; it takes at least {min_rows} row(s)")
+    return value
+
+
+def check_rows(name: str, value: Tensor, first_row: int = 0) -> None:
+    """Every row finite and of non-zero norm (one host-device sync).
+
+    ``first_row`` is the number of the first row where ``value`` is a part of a larger tensor.
+    """
+    norms = torch.linalg.vector_norm(value, dim=1, dtype=_norm_dtype(value))
+    finite = torch.isfinite(norms)
+    if not bool((finite & (norms > 0)).all()):
+        if not bool(finite.all()):
+            row = first_row + int((~finite).nonzero()[0])
+            raise ValueError(f"{name} must be finite; row {row} holds NaN or infinity")
+        row = first_row + int((norms == 0).nonzero()[0])
+        raise ValueError(
+            f"{name} must have rows of non-zero norm, as they are put on the unit sphere;"
+            f" row {row} is all zeros"
+        )
+
+
+def _norm_dtype(value: Tensor) -> torch.dtype:
+    # The square of a finite float16 can overflow float16.
+    return torch.float64 if value.dtype == torch.float64 else torch.float32
+
+
+def check_same_columns(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Both matrices describe vectors of one space."""
+    if value.shape[1] != other.shape[1]:
+        raise ValueError(
+            f"{name} and {other_name} must have the same number of columns D;"
+            f" got D = {value.shape[1]} and D = {other.shape[1]}"
+        )
+
+
+def check_same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Both tensors on one device: nothing is moved behind the caller's back."""
+    if value.device != other.device:
+        raise ValueError(
+            f"{name} and {other_name} must be on one device; got {value.device} and {other.device}"
+        )
+
+
+def check_positive(name: str, value: float) -> None:
+    """A finite number above zero."""
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a finite number above 0; got {value!r}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """A finite number of zero or more."""
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be a finite number, 0 or more; got {value!r}")
+
+
+def check_count(name: str, value: int) -> None:
+    """A whole number of at least one."""
+    if not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        raise ValueError(f"{name} must be a whole number, 1 or more; got {value!r}")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """A number in [0, 1]."""
+    if not (isinstance(value, (int, float)) and 0 <= value <= 1):
+        raise ValueError(f"{name} must lie in [0, 1]; got {value!r}")
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """One of the names that exist."""
+    choices = list(choices)
+    if value not in choices:
+        exist = ", ".join(map(repr, choices))
+        raise ValueError(f"unknown {name} {value!r}; these exist: {exist}")
+
+
+def check_pixel_shapes(
+    where: str,
+    rows: int,
+    classes: int,
+    targets: Tensor | None,
+    weights: Tensor | None,
+    label_masks: Tensor | None,
+) -> None:
+    """What is given beside the features has one entry a pixel, of the right kind.
+
+    ``where`` follows the argument's name in the message, such as " (chunk 3)".
+    """
+    if targets is not None:
+        indices = isinstance(targets, Tensor) and targets.shape == (rows,) and _is_integer(targets)
+        probabilities = (
+            isinstance(targets, Tensor)
+            and targets.shape == (rows, classes)
+            and targets.is_floating_point()
+        )
+        if not (indices or probabilities):
+            raise ValueError(
+                f"targets{where} must be integer class indices of shape ({rows},) or floating-point"
+                f" probabilities of shape ({rows}, {classes}); got {describe(targets)}"
+            )
+    if weights is not None and not (
+        isinstance(weights, Tensor) and weights.shape == (rows,) and weights.is_floating_point()
+    ):
+        raise ValueError(
+            f"weights{where} must be floating point of shape ({rows},), one a pixel;"
+            f" got {describe(weights)}"
+        )
+    if label_masks is None:
+        return
+    if targets is not None:
+        raise ValueError(
+            f"label_masks{where} restrict the text distribution of Eq. 5, which explicit targets"
+            " replace: give one of the two"
+        )
+    if not (
+        isinstance(label_masks, Tensor)
+        and label_masks.dtype == torch.bool
+        and label_masks.shape == (rows, classes)
+    ):
+        raise ValueError(
+            f"label_masks{where} must be a bool tensor of shape ({rows}, {classes}), True where the"
+            f" class is known to be present; got {describe(label_masks)}"
+        )
+
+
+def _is_integer(value: Tensor) -> bool:
+    return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+
+
+def check_weights(name: str, weights: Tensor) -> None:
+    """Finite weights of zero or more."""
+    if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+        raise ValueError(f"{name} must be finite and not negative; the range is {_range(weights)}")
+
+
+def check_label_masks(name: str, label_masks: Tensor, first_row: int = 0) -> None:
+    """Every pixel is allowed at least one class."""
+    allowed = label_masks.any(dim=1)
+    if not bool(allowed.all()):
+        row = first_row + int((~allowed).nonzero()[0])
+        raise ValueError(f"{name} must allow each pixel at least one class; row {row} allows none")
+
+
+def check_targets(
+    name: str, targets: Tensor, classes: int, ignore_index: int, first_row: int = 0
+) -> None:
+    """Class indices that exist, or rows of probabilities."""
+    if targets.is_floating_point():
+        sums = targets.sum(dim=1, dtype=_norm_dtype(targets))
+        # float16 and bfloat16 rows of a few hundred classes sum to 1 only to a percent.
+        proper = (targets >= 0).all(dim=1) & ((sums - 1).abs() < 0.02)
+        if not bool(proper.all()):
+            row = int((~proper).nonzero()[0])
+            raise ValueError(
+                f"{name} must hold probabilities, rows that are not negative and sum to 1;"
+                f" row {first_row + row} has range {_range(targets[row])}"
+                f" and sum {float(sums[row]):.4g}"
+            )
+        return
+    known = ((targets >= 0) & (targets < classes)) | (targets == ignore_index)
+    if not bool(known.all()):
+        row = int((~known).nonzero()[0])
+        raise ValueError(
+            f"{name} must be class indices in [0, {classes - 1}] or the ignore_index"
+            f" {ignore_index}; row {first_row + row} is {int(targets[row])}"
+        )
+
+
+def _range(value: Tensor) -> str:
+    return f"[{float(value.min()):.4g}, {float(value.max()):.4g}]"

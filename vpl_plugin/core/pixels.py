@@ -1,0 +1,114 @@
+"""Pixel features as the solvers see them: chunks of bounded size, from memory or from a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from torch import Tensor
+
+from vpl_plugin.core.checks import (
+    check_label_masks,
+    check_matrix,
+    check_pixel_shapes,
+    check_rows,
+    check_same_columns,
+    check_same_device,
+    check_targets,
+    check_weights,
+    describe,
+)
+
+__all__ = ["PixelChunk", "Pixels"]
+
+
+class PixelChunk(NamedTuple):
+    """Some pixels of a stream, with what is known of them.
+
+    Attributes:
+        features: (p, D); rows need not be unit.
+        targets: None (Eq. 5), class indices (p,), or probabilities (p, N).
+        weights: (p,), not negative, or None for 1 each.
+        label_masks: (p, N) bool, the classes each pixel's photo is known to hold, or None.
+    """
+
+    features: Tensor
+    targets: Tensor | None = None
+    weights: Tensor | None = None
+    label_masks: Tensor | None = None
+
+
+class Pixels:
+    """A re-iterable of :class:`PixelChunk` of at most ``chunk_size`` rows.
+
+    ``source`` is one :class:`PixelChunk` that lies in memory, or an iterable of chunks (a bare
+    tensor stands for its features). A re-iterable, such as a list or an object whose ``__iter__``
+    starts anew, is read once a pass and never held; a one-shot iterator, such as a generator, is
+    read once and kept, since every solver needs many passes.
+    """
+
+    def __init__(self, source: PixelChunk | Iterable[PixelChunk | Tensor], chunk_size: int) -> None:
+        self.in_memory = isinstance(source, PixelChunk)
+        if isinstance(source, PixelChunk):
+            self._source: Iterable[PixelChunk | Tensor] = [source]
+        else:
+            self._source = list(source) if isinstance(source, Iterator) else source
+        self.chunk_size = chunk_size
+
+    def __iter__(self) -> Iterator[PixelChunk]:
+        for chunk in self._items():
+            for start in range(0, len(chunk.features), self.chunk_size):
+                yield self._slice(chunk, start)
+
+    def _items(self) -> Iterator[PixelChunk]:
+        for item in self._source:
+            yield item if isinstance(item, PixelChunk) else PixelChunk(item)
+
+    def _slice(self, chunk: PixelChunk, start: int) -> PixelChunk:
+        def rows(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part[start : start + self.chunk_size]
+
+        features = chunk.features[start : start + self.chunk_size]
+        return PixelChunk(
+            features, rows(chunk.targets), rows(chunk.weights), rows(chunk.label_masks)
+        )
+
+    def check(self, text_prototypes: Tensor, ignore_index: int) -> None:
+        """Reads everything once and raises for the first chunk that does not fit.
+
+        Raises:
+            TypeError: a chunk is not a tensor or a :class:`PixelChunk`.
+            ValueError: shapes, devices, values or targets do not fit; the message says which.
+        """
+        number = -1
+        for number, chunk in enumerate(self._items()):
+            where = "" if self.in_memory else f" (chunk {number})"
+            if not isinstance(chunk.features, Tensor):
+                raise TypeError(
+                    "features must be a (P, D) tensor, or an iterable of (p, D) tensors or"
+                    f" PixelChunks; got {describe(chunk.features)}{where}"
+                )
+            self._check_shapes(chunk, where, text_prototypes)
+            for start in range(0, len(chunk.features), self.chunk_size):
+                part = self._slice(chunk, start)
+                check_rows(f"features{where}", part.features, start)
+                if part.targets is not None:
+                    classes = len(text_prototypes)
+                    check_targets(f"targets{where}", part.targets, classes, ignore_index, start)
+                if part.weights is not None:
+                    check_weights(f"weights{where}", part.weights)
+                if part.label_masks is not None:
+                    check_label_masks(f"label_masks{where}", part.label_masks, start)
+        if number < 0:
+            raise ValueError("features is empty: the iterable yields no chunk")
+
+    @staticmethod
+    def _check_shapes(chunk: PixelChunk, where: str, text_prototypes: Tensor) -> None:
+        name = f"features{where}"
+        check_matrix(name, chunk.features)
+        check_same_columns(name, chunk.features, "text_protos", text_prototypes)
+        beside = (chunk.targets, chunk.weights, chunk.label_masks)
+        check_pixel_shapes(where, len(chunk.features), len(text_prototypes), *beside)
+        for part, value in zip(PixelChunk._fields, chunk, strict=True):
+            if value is not None:
+                check_same_device(f"{part}{where}", value, "text_protos", text_prototypes)

@@ -1,0 +1,286 @@
+"""Vision prototypes learned from text supervision: Alg. 1 of the VPL paper (Eq. 3-11)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor
+
+from vpl_plugin.core.checks import (
+    check_choice,
+    check_count,
+    check_fraction,
+    check_matrix,
+    check_not_negative,
+    check_positive,
+    check_rows,
+)
+from vpl_plugin.core.constraints import CONSTRAINTS, Constraint, unit_rows
+from vpl_plugin.core.oracle import ClassOracle, InstanceOracle, Oracle, TargetMoments
+from vpl_plugin.core.pixels import PixelChunk, Pixels
+from vpl_plugin.core.solvers import SOLVERS
+
+__all__ = ["Iterate", "PrototypeFit", "learn_vision_prototypes"]
+
+REGULARIZATIONS = ("instance", "class")
+
+
+class Iterate(NamedTuple):
+    """What a callback sees of one iteration; reading a value on the host is the callback's choice.
+
+    Attributes:
+        iteration: from 0.
+        prototypes: (N, D), W.
+        loss: 0-d, the cross-entropy of Eq. 7 in nats.
+        gap: 0-d, the cosine gap of the pixels to their classes' prototypes, in [0, 2].
+    """
+
+    iteration: int
+    prototypes: Tensor
+    loss: Tensor
+    gap: Tensor
+
+
+class PrototypeFit(NamedTuple):
+    """Vision prototypes, and how they were reached.
+
+    Attributes:
+        prototypes: (N, D), W.
+        losses: (T + 1,) float64, the cross-entropy of Eq. 7 in nats at W_0 and after each of the
+            T iterations.
+        gaps: (T + 1,) float64, the cosine gap 1 - mean_p sum_n T[p, n] x_p w_n at the same points.
+        target_entropy: 0-d, the entropy of the targets in nats; the KL divergence of Eq. 7 is
+            ``losses - target_entropy``.
+        passes: passes over the data that the solver took.
+        stop_reason: "iterations", "tolerance", "callback" or "stalled" (no step descends any
+            more at this precision).
+    """
+
+    prototypes: Tensor
+    losses: Tensor
+    gaps: Tensor
+    target_entropy: Tensor
+    passes: int
+    stop_reason: str
+
+
+@overload
+def learn_vision_prototypes(
+    features: Tensor | Iterable[Tensor | PixelChunk],
+    text_protos: Tensor,
+    tau_I: float = ...,
+    *,
+    full_output: Literal[False] = ...,
+    **options: Any,
+) -> Tensor: ...
+
+
+@overload
+def learn_vision_prototypes(
+    features: Tensor | Iterable[Tensor | PixelChunk],
+    text_protos: Tensor,
+    tau_I: float = ...,
+    *,
+    full_output: Literal[True],
+    **options: Any,
+) -> PrototypeFit: ...
+
+
+def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one by one
+    features: Tensor | Iterable[Tensor | PixelChunk],
+    text_protos: Tensor,
+    tau_I: float = 0.03,
+    *,
+    tau_T: float = 0.01,
+    targets: Tensor | None = None,
+    threshold: float | None = None,
+    label_masks: Tensor | None = None,
+    weights: Tensor | None = None,
+    ignore_index: int = 255,
+    solver: str = "apgd",
+    constraint: str = "sphere",
+    lr: float = 10.0,
+    iterations: int = 3000,
+    tolerance: float = 1e-3,
+    chunk_size: int = 4096,
+    regularization: str = "instance",
+    callback: Callable[[Iterate], bool | None] | None = None,
+    full_output: bool = False,
+) -> Tensor | PrototypeFit:
+    r"""Learns class prototypes in vision space from text prototypes (Alg. 1 of the VPL paper).
+
+    From W_0 = Z it minimises Eq. 7,
+
+    .. math:: \min_W \sum_p \mathrm{KL}(P'_p \,\|\, P_p(W)), \quad
+              P_p(W) = \mathrm{softmax}(x_p W^\top / \tau_I),
+
+    by projected gradient descent (Eq. 11), where P' comes from the text prototypes (Eq. 5) or from
+    the targets given, such as GradCAM seeds (the m_i of Theorem 3). On photographs the targets
+    decide: seeds lift the CAMs where Eq. 5 alone does not (docs/evidence.md).
+
+    Features and text prototypes are put on the unit sphere first. All is computed in float32, or
+    in float64 where either input is; features of float16 and bfloat16 are converted a chunk at a
+    time. Memory beyond the inputs is bounded by ``chunk_size``, whatever P is.
+
+    Args:
+        features: (P, D) pixel features; or an iterable of (p, D) tensors or
+            :class:`~vpl_plugin.core.pixels.PixelChunk`, for data that does not fit in memory. A
+            re-iterable (a list, or an object whose ``__iter__`` starts anew) is read once a pass;
+            a generator is read once and kept.
+        text_protos: (N, D), Z, one row a class, N >= 2, on the features' device.
+        tau_I: temperature of the vision distribution, above 0. Proposition 1: above tau_T.
+        tau_T: CLIP's temperature, for Eq. 5, above 0.
+        targets: None for Eq. 5; integer class indices (P,), or probabilities (P, N).
+        threshold: Phi in [0, 1]: target rows whose largest probability exceeds it become one-hot.
+            None keeps the targets as they are.
+        label_masks: (P, N) bool, the classes known to be present in each pixel's photo; restricts
+            Eq. 5 to them.
+        weights: (P,), not negative: how much each pixel counts.
+        ignore_index: the class index of pixels that do not count.
+        solver: "apgd" (accelerated), "pgd" (the paper's fixed step) or "pgd_halving" (InMaP's).
+        constraint: "sphere" for unit rows, or "ball" for rows of norm at most 1.
+        lr: alpha of Eq. 11; for "apgd" the first step tried.
+        iterations: T_w, the most iterations.
+        tolerance: stops where the norm of the projected gradient is at or under it; 0 never stops,
+            and then "pgd" and "pgd_halving" never wait for the device.
+        chunk_size: pixels taken at a time. The result does not depend on it beyond rounding.
+        regularization: "instance" (Eq. 7; each pixel is an anchor) or "class" (each pixel's
+            anchor is its class; see Theorem 2, and :class:`~vpl_plugin.core.oracle.ClassOracle`).
+        callback: called with an :class:`Iterate` each iteration; True from it stops.
+        full_output: return a :class:`PrototypeFit` instead of W alone.
+
+    Returns:
+        W (N, D) on the device and of the dtype of ``text_protos``; unit rows on the sphere.
+
+    Raises:
+        TypeError: features or text_protos are not floating-point tensors.
+        ValueError: any other input that does not fit; the message names it, says what it got and
+            what it takes. Everything is checked before any work is done.
+
+    Example:
+        >>> from vpl_plugin import learn_vision_prototypes
+        >>> features = torch.tensor([[1.0, 0.1, 0.0], [0.7, 0.1, 0.7], [0.0, 0.1, 1.0]])
+        >>> text_protos = torch.tensor([[0.3, 0.9, 0.1], [0.1, 0.9, 0.3]])
+        >>> W = learn_vision_prototypes(features, text_protos, tau_I=0.03)
+        >>> W.shape, torch.allclose(W.norm(dim=1), torch.ones(2))
+        (torch.Size([2, 3]), True)
+        >>> fit = learn_vision_prototypes(features, text_protos, tau_I=0.03, full_output=True)
+        >>> bool(fit.losses[-1] < fit.losses[0]), fit.stop_reason
+        (True, 'tolerance')
+    """
+    check_matrix("text_protos", text_protos, min_rows=2)
+    check_positive("tau_I", tau_I)
+    check_positive("tau_T", tau_T)
+    check_positive("lr", lr)
+    check_not_negative("tolerance", tolerance)
+    check_count("iterations", iterations)
+    check_count("chunk_size", chunk_size)
+    check_choice("solver", solver, SOLVERS)
+    check_choice("constraint", constraint, CONSTRAINTS)
+    check_choice("regularization", regularization, REGULARIZATIONS)
+    if threshold is not None:
+        check_fraction("threshold", threshold)
+    if 0 <= ignore_index < len(text_protos):
+        raise ValueError(
+            f"ignore_index {ignore_index} is one of the {len(text_protos)} classes;"
+            " it takes an index that no class has"
+        )
+    check_rows("text_protos", text_protos)
+    pixels = _pixels(features, targets, weights, label_masks, chunk_size)
+    pixels.check(text_protos, ignore_index)
+
+    # Autocast would take the products of the solver down to half precision.
+    with torch.no_grad(), torch.autocast(text_protos.device.type, enabled=False):
+        Z = unit_rows(text_protos.to(_compute_dtype(pixels, text_protos)))
+        moments = TargetMoments(
+            pixels, Z, tau_T=tau_T, threshold=threshold, ignore_index=ignore_index
+        )
+        oracle: Oracle
+        if regularization == "instance":
+            oracle = InstanceOracle(pixels, moments, tau_I=tau_I, ignore_index=ignore_index)
+        else:
+            oracle = ClassOracle(moments, Z, tau_T=tau_T, tau_I=tau_I)
+        geometry = CONSTRAINTS[constraint]()
+        trace = _Trace(moments, geometry, tolerance, callback)
+        W, reason = SOLVERS[solver](
+            oracle, Z, geometry, lr=lr, iterations=iterations, observe=trace
+        )
+        if not full_output:
+            return W.to(text_protos.dtype)
+        passes = oracle.passes
+        if reason == "iterations":
+            trace.record(W, oracle(W)[0])
+        return PrototypeFit(
+            prototypes=W.to(text_protos.dtype),
+            losses=torch.stack(trace.losses),
+            gaps=torch.stack(trace.gaps),
+            target_entropy=moments.entropy,
+            passes=passes,
+            stop_reason=reason,
+        )
+
+
+def _pixels(
+    features: Tensor | Iterable[Tensor | PixelChunk],
+    targets: Tensor | None,
+    weights: Tensor | None,
+    label_masks: Tensor | None,
+    chunk_size: int,
+) -> Pixels:
+    if isinstance(features, Tensor):
+        return Pixels(PixelChunk(features, targets, weights, label_masks), chunk_size)
+    if not isinstance(features, Iterable):
+        raise TypeError(
+            "features must be a (P, D) tensor, or an iterable of (p, D) tensors or PixelChunks;"
+            f" got a {type(features).__name__}"
+        )
+    beside = {"targets": targets, "weights": weights, "label_masks": label_masks}
+    given = [name for name, value in beside.items() if value is not None]
+    if given:
+        raise ValueError(
+            f"{' and '.join(given)} must travel with the features when these come in chunks:"
+            " yield PixelChunk(features, targets, weights, label_masks)"
+        )
+    return Pixels(features, chunk_size)
+
+
+def _compute_dtype(pixels: Pixels, text_protos: Tensor) -> torch.dtype:
+    first = next(iter(pixels)).features
+    double = torch.float64 in (first.dtype, text_protos.dtype)
+    return torch.float64 if double else torch.float32
+
+
+class _Trace:
+    """Keeps loss and gap of every iterate on the device, and decides when to stop."""
+
+    def __init__(
+        self,
+        moments: TargetMoments,
+        constraint: Constraint,
+        tolerance: float,
+        callback: Callable[[Iterate], bool | None] | None,
+    ) -> None:
+        self.losses: list[Tensor] = []
+        self.gaps: list[Tensor] = []
+        self._moments = moments
+        self._constraint = constraint
+        self._tolerance = tolerance
+        self._callback = callback
+
+    def record(self, W: Tensor, loss: Tensor) -> None:
+        # sum_n T[p, n] x_p w_n, summed over the pixels, is <M, W>: the gap costs no pass.
+        agreement = (self._moments.moment.double() * W.double()).sum() / self._moments.total
+        self.losses.append(loss)
+        self.gaps.append(1 - agreement)
+
+    def __call__(self, W: Tensor, loss: Tensor, gradient: Tensor) -> str | None:
+        self.record(W, loss)
+        if self._callback is not None:
+            seen = Iterate(len(self.losses) - 1, W, loss, self.gaps[-1])
+            if self._callback(seen):
+                return "callback"
+        if self._tolerance > 0 and self._constraint.residual(W, gradient) <= self._tolerance:
+            return "tolerance"
+        return None

@@ -1,0 +1,63 @@
+"""The distributions that vision prototypes are fitted to: Eq. 5, seeds, and their hardening."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["harden", "text_distribution"]
+
+
+def text_distribution(
+    features: Tensor,
+    text_prototypes: Tensor,
+    tau_T: float = 0.01,
+    *,
+    label_masks: Tensor | None = None,
+) -> Tensor:
+    r"""The distribution of the text prototypes at each pixel (Eq. 5 of the VPL paper).
+
+    .. math:: P'_{p,n} = \frac{\exp(x_p^\top z_n / \tau_T)}{\sum_m \exp(x_p^\top z_m / \tau_T)}
+
+    Args:
+        features: (P, D), unit rows.
+        text_prototypes: (N, D), unit rows.
+        tau_T: CLIP's temperature, above 0.
+        label_masks: (P, N) bool, True where the class is known to be present in the pixel's
+            photo; the others get probability 0. None: every class may be present.
+
+    Returns:
+        (P, N), rows that sum to 1.
+
+    Example:
+        >>> text_distribution(torch.eye(2), torch.eye(2), tau_T=1.0)
+        tensor([[0.7311, 0.2689],
+                [0.2689, 0.7311]])
+    """
+    logits = features @ text_prototypes.T / tau_T
+    if label_masks is not None:
+        logits = logits.masked_fill(~label_masks, -torch.inf)
+    return logits.softmax(dim=1)
+
+
+def harden(probabilities: Tensor, threshold: float) -> Tensor:
+    """Rows whose largest probability exceeds the threshold Phi become one-hot.
+
+    This is the paper's "threshold Phi for generating 0-1 seed masks" (Table 6), and the
+    pseudo-label rule of InMaP (Qian et al., NeurIPS 2023).
+
+    Args:
+        probabilities: (P, N), rows that sum to 1.
+        threshold: Phi, in [0, 1].
+
+    Returns:
+        (P, N).
+
+    Example:
+        >>> harden(torch.tensor([[0.7, 0.3], [0.5, 0.5]]), threshold=0.6)
+        tensor([[1.0000, 0.0000],
+                [0.5000, 0.5000]])
+    """
+    confidence, best = probabilities.max(dim=1, keepdim=True)
+    one_hot = torch.zeros_like(probabilities).scatter_(1, best, 1.0)
+    return torch.where(confidence > threshold, one_hot, probabilities)
