@@ -2,5 +2,17 @@
 
 from vpl_plugin.adapters.clip_es.cams import PhotoCAMs, photo_cams
 from vpl_plugin.adapters.clip_es.encoding import EncodedPhoto, encode_photo
+from vpl_plugin.adapters.clip_es.learning import learn_from_photos, seed_pixels
+from vpl_plugin.adapters.clip_es.scores import SeedScores, mask_on_grid, seed_scores
 
-__all__ = ["EncodedPhoto", "PhotoCAMs", "encode_photo", "photo_cams"]
+__all__ = [
+    "EncodedPhoto",
+    "PhotoCAMs",
+    "SeedScores",
+    "encode_photo",
+    "learn_from_photos",
+    "mask_on_grid",
+    "photo_cams",
+    "seed_pixels",
+    "seed_scores",
+]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from torch import Tensor
-
 from vpl_plugin.adapters.clip_es.encoding import EncodedPhoto
+
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.localization.affinity import refine_cams
 from vpl_plugin.localization.gradcam import grad_cam

@@ -103,7 +103,7 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
     constraint: str = "sphere",
     lr: float = 10.0,
     iterations: int = 3000,
-    tolerance: float = 1e-3,
+    tolerance: float = 1e-2,
     chunk_size: int = 4096,
     regularization: str = "instance",
     callback: Callable[[Iterate], bool | None] | None = None,

@@ -1,0 +1,44 @@
+# Each target makes .venv by itself when it is missing. PYTHON picks the interpreter (3.10 or later).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV := $(shell command -v uv 2>/dev/null)
+ifdef UV
+MAKE_VENV = uv venv --python $(PYTHON) $(VENV)
+INSTALL = uv pip install --python $(BIN)/python
+else
+MAKE_VENV = $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --upgrade pip
+INSTALL = $(BIN)/python -m pip install --quiet
+endif
+
+.PHONY: demo test lint bench clean
+
+demo: $(STAMP)
+	$(BIN)/vpl demo --output vpl_demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/solvers.py
+	$(BIN)/python benchmarks/localization.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info vpl_demo
+
+$(STAMP): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "vpl_plugin needs Python 3.10 or later; say which with: make PYTHON=python3.11" >&2; exit 1; }
+	@echo "Setting up $(VENV) (torch is a large download: a few minutes)"
+	test -x $(BIN)/python || { $(MAKE_VENV); }
+	$(INSTALL) --editable '.[demo,test,dev]'
+	@# The dense CRF is built from source, which takes a C++ compiler and Python < 3.13.
+	$(INSTALL) --editable '.[crf]' \
+		|| echo "warning: the dense CRF (pydensecrf2) did not build here; all but CRF steps work" >&2
+	touch $@

@@ -1,0 +1,120 @@
+"""How good CAMs and prototypes are on photos with masks: seed mIoU, and the modality gap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from vpl_plugin.adapters.clip_es.cams import photo_cams
+from vpl_plugin.adapters.clip_es.encoding import EncodedPhoto
+
+from vpl_plugin.clip.model import ClipModel
+from vpl_plugin.core.gap import cosine_gap
+from vpl_plugin.localization.evaluation import SegmentationMeter
+from vpl_plugin.localization.seeds import cams_to_labels, resize_cams
+
+__all__ = ["SeedScores", "mask_on_grid", "seed_scores"]
+
+IGNORE_INDEX = 255
+# The powers of the background score that are tried; the best one counts, as in CLIP-ES.
+RAW_POWERS = (1.0, 2.0, 3.0)
+REFINED_POWERS = (1.0, 1.5, 2.0)
+
+
+class SeedScores(NamedTuple):
+    """Figures of one set of prototypes on one set of photos.
+
+    Attributes:
+        raw: mIoU of the raw CAMs' label maps, in [0, 1], at the best background power.
+        refined: the same after the attention affinity.
+        raw_power: that power.
+        refined_power: that power.
+        gap: mean cosine gap of the object pixels to the prototype of their class, in [0, 2].
+    """
+
+    raw: float
+    refined: float
+    raw_power: float
+    refined_power: float
+    gap: float
+
+
+def mask_on_grid(mask: np.ndarray, grid: tuple[int, int]) -> Tensor:
+    """The label at the centre of each patch.
+
+    Args:
+        mask: (H, W) uint8.
+        grid: (h, w).
+
+    Returns:
+        (h * w,) int64.
+
+    Example:
+        >>> mask_on_grid(np.array([[1, 1, 2, 2], [1, 1, 2, 2]], dtype=np.uint8), (1, 2))
+        tensor([1, 2])
+    """
+    rows, columns = (
+        ((np.arange(cells) + 0.5) * side / cells).astype(int)
+        for side, cells in zip(mask.shape, grid, strict=True)
+    )
+    return torch.from_numpy(mask[np.ix_(rows, columns)].astype(np.int64)).flatten()
+
+
+def seed_scores(
+    model: ClipModel,
+    photos: Iterable[tuple[EncodedPhoto, np.ndarray]],
+    prototypes: Tensor,
+    *,
+    num_foreground: int,
+    temperature: float | None = None,
+    progress: bool = False,
+) -> SeedScores:
+    """Scores the CAMs that prototypes give on photos with masks, labels given.
+
+    Args:
+        model: the model that encoded the photos.
+        photos: pairs of an encoded photo and its mask (H, W) uint8: 0 background, class + 1, 255
+            ignored.
+        prototypes: (N, D), the foreground rows, then the background's.
+        num_foreground: number of foreground rows.
+        temperature: of GradCAM's softmax; see :func:`photo_cams`.
+        progress: show a progress bar.
+
+    Returns:
+        The scores over the confusion matrix of all photos.
+
+    Raises:
+        ValueError: there is no photo, or a mask is not of its photo's size.
+    """
+    raw_meters = {power: SegmentationMeter(num_foreground + 1) for power in RAW_POWERS}
+    refined_meters = {power: SegmentationMeter(num_foreground + 1) for power in REFINED_POWERS}
+    features, classes = [], []
+    for photo, mask in tqdm(photos, desc="score", unit="photo", disable=not progress):
+        cams = photo_cams(
+            model, photo, prototypes, num_foreground=num_foreground, temperature=temperature
+        )
+        truth = torch.tensor(mask)
+        for maps, meters in ((cams.raw, raw_meters), (cams.refined, refined_meters)):
+            maps = resize_cams(maps, photo.size).cpu()
+            for power, meter in meters.items():
+                meter.update(cams_to_labels(maps, photo.classes, power), truth)
+        on_grid = mask_on_grid(mask, photo.tokens.grid)
+        is_object = (on_grid > 0) & (on_grid != IGNORE_INDEX)
+        features.append(photo.features.cpu()[is_object])
+        classes.append(on_grid[is_object] - 1)
+    if not features:
+        raise ValueError("photos is empty: scores need at least one photo")
+    raw_power, raw = _best(raw_meters)
+    refined_power, refined = _best(refined_meters)
+    gap = cosine_gap(torch.cat(features), prototypes.cpu(), torch.cat(classes))
+    return SeedScores(raw, refined, raw_power, refined_power, float(gap))
+
+
+def _best(meters: dict[float, SegmentationMeter]) -> tuple[float, float]:
+    scores = {power: meter.compute().miou for power, meter in meters.items()}
+    best = max(scores, key=scores.__getitem__)
+    return best, scores[best]

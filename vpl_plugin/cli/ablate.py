@@ -1,0 +1,248 @@
+"""``vpl ablate``: the paper's ablations (Tables 4-7) and ours, on photos with masks."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vpl_plugin.adapters.clip_es import (
+    EncodedPhoto,
+    encode_photo,
+    mask_on_grid,
+    photo_cams,
+    seed_scores,
+)
+from vpl_plugin.adapters.voc_split import MaskedPhoto, present_classes, voc_split
+from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.cli.ablation_tables import TABLES, Setting, markdown
+from vpl_plugin.clip import CLIP_ES, ENSEMBLE, SINGLE, VOC, load_clip, open_photo, text_prototypes
+from vpl_plugin.core.gap import modify_gap
+from vpl_plugin.core.prototypes import PrototypeFit, learn_vision_prototypes
+from vpl_plugin.core.targets import text_distribution
+from vpl_plugin.localization import read_mask, seed_targets
+
+__all__ = ["add_arguments", "run"]
+
+logger = logging.getLogger(__name__)
+
+TEMPLATES = {"clip_es": CLIP_ES, "single": SINGLE, "ensemble": ENSEMBLE}
+NUM_FOREGROUND = len(VOC.labels)
+
+Pairs = list[tuple[EncodedPhoto, np.ndarray]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``vpl ablate``."""
+    parser.add_argument("root", type=Path, help="folder with JPEGImages and SegmentationClass")
+    parser.add_argument("--train", default="train.txt", help="split that prototypes are learned on")
+    parser.add_argument("--val", default="val.txt", help="split that is scored beside it")
+    parser.add_argument("--output", type=Path, default=Path("vpl_ablation"), help="folder to write")
+    parser.add_argument("--model", default="mini", help="as load_clip takes it (default: mini)")
+    parser.add_argument("--pretrained", default=None, help="open_clip's pretrained tag")
+    parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: cuda if there)")
+    parser.add_argument(
+        "--tables", nargs="+", choices=sorted(TABLES), default=list(TABLES), help="which tables"
+    )
+    parser.add_argument(
+        "--pixels-per-photo", type=int, default=128, help="drawn from each train photo"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs every setting once, writes the tables after each, resumes. Returns the exit code."""
+    splits = {
+        name: voc_split(arguments.root, getattr(arguments, name)) for name in ("train", "val")
+    }
+    output: Path = arguments.output
+    output.mkdir(parents=True, exist_ok=True)
+    model = load_clip(arguments.model, arguments.pretrained, device=arguments.device)
+    context = {
+        "model": model.name,
+        "pixels_per_photo": arguments.pixels_per_photo,
+        **{name: _digest(photos) for name, photos in splits.items()},
+    }
+    results = _Results(output / "results.json", context)
+    settings = list(dict.fromkeys(row for table in arguments.tables for row in TABLES[table].rows))
+    missing = [setting for setting in settings if results.get(setting) is None]
+    logger.info("%d settings, %d of them done before", len(settings), len(settings) - len(missing))
+    if missing:
+        pairs = {
+            name: [
+                _encode(model, item) for item in tqdm(photos, desc=f"encode {name}", unit="photo")
+            ]
+            for name, photos in splits.items()
+        }
+        bench = _Bench(model, pairs, arguments.pixels_per_photo)
+        for setting in tqdm(missing, desc="settings", unit="setting"):
+            results.add(setting, bench.run(setting))
+            _write_tables(output, arguments.tables, results)
+    _write_tables(output, arguments.tables, results)
+    logger.info("Look at %s", (output / "tables.md").resolve())
+    return 0
+
+
+def _encode(model: Any, item: MaskedPhoto) -> tuple[EncodedPhoto, np.ndarray]:
+    mask = read_mask(item.mask)
+    photo = encode_photo(model, open_photo(item.photo), present_classes(mask), name=item.name)
+    return photo, mask
+
+
+def _digest(photos: Sequence[MaskedPhoto]) -> str:
+    names = "\n".join(item.name for item in photos)
+    return f"{len(photos)} photos, {hashlib.sha256(names.encode()).hexdigest()[:12]}"
+
+
+class _Results:
+    """What was measured so far, on disk after every setting."""
+
+    def __init__(self, path: Path, context: dict[str, Any]) -> None:
+        self._path = path
+        self._context = context
+        self._rows: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            stored = json.loads(path.read_text())
+            if stored["context"] != context:
+                raise ValueError(
+                    f"{path} holds results of another run ({stored['context']}, this one is"
+                    f" {context}): choose another --output"
+                )
+            self._rows = stored["rows"]
+
+    def get(self, setting: Setting) -> dict[str, Any] | None:
+        return self._rows.get(setting.key)
+
+    def add(self, setting: Setting, row: dict[str, Any]) -> None:
+        self._rows[setting.key] = row
+        with whole_file(self._path) as part:
+            part.write_text(json.dumps({"context": self._context, "rows": self._rows}, indent=1))
+
+
+def _write_tables(output: Path, names: Sequence[str], results: _Results) -> None:
+    text = "\n".join(markdown(TABLES[name], results.get) for name in names)
+    with whole_file(output / "tables.md") as part:
+        part.write_text(text)
+
+
+class _Bench:
+    """Encoded photos, and what several settings share on them."""
+
+    def __init__(self, model: Any, pairs: dict[str, Pairs], pixels_per_photo: int) -> None:
+        self._model = model
+        self._pairs = pairs
+        self._pixels_per_photo = pixels_per_photo
+        self._text: dict[str, Tensor] = {}
+        self._cams: dict[str, list[Any]] = {}
+
+    def run(self, setting: Setting) -> dict[str, Any]:
+        """Prototypes of a setting, and their scores on both splits."""
+        Z = self._text_prototypes(setting.templates)
+        started = time.perf_counter()
+        learned: dict[str, Any] = {}
+        if setting.prototypes == "text":
+            prototypes = Z
+        elif setting.prototypes == "modified gap":
+            features, _ = self._pixels(setting, Z, targets=False)
+            prototypes = modify_gap(features, Z, setting.shift).prototypes
+        else:
+            fit = self._fit(setting, Z)
+            prototypes = fit.prototypes
+            learned = {
+                "loss": float(fit.losses[-1]),
+                "passes": fit.passes,
+                "stop_reason": fit.stop_reason,
+            }
+        learned["seconds"] = time.perf_counter() - started
+        scores = {
+            name: seed_scores(
+                self._model,
+                tqdm(pairs, desc=f"score {name}", unit="photo", leave=False),
+                prototypes,
+                num_foreground=NUM_FOREGROUND,
+                temperature=setting.gradcam_temperature,
+            )._asdict()
+            for name, pairs in self._pairs.items()
+        }
+        return {"setting": dataclasses.asdict(setting), **learned, "scores": scores}
+
+    def _text_prototypes(self, templates: str) -> Tensor:
+        if templates not in self._text:
+            names = [*VOC.prompts, *VOC.background]
+            self._text[templates] = text_prototypes(self._model, names, TEMPLATES[templates])
+        return self._text[templates]
+
+    def _fit(self, setting: Setting, Z: Tensor) -> PrototypeFit:
+        features, targets = self._pixels(setting, Z)
+        return learn_vision_prototypes(
+            features,
+            Z,
+            setting.tau_I,
+            targets=targets,
+            solver=setting.solver,
+            iterations=setting.iterations,
+            tolerance=0.0,
+            regularization=setting.regularization,
+            full_output=True,
+        )
+
+    def _pixels(
+        self, setting: Setting, Z: Tensor, *, targets: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """Features drawn from the train photos, and their targets."""
+        generator = torch.Generator().manual_seed(setting.seed)
+        features, rows = [], []
+        for index, (photo, mask) in enumerate(self._pairs["train"]):
+            drawn = torch.randperm(len(photo.features), generator=generator)
+            drawn = drawn[: self._pixels_per_photo].to(Z.device)
+            features.append(photo.features[drawn])
+            if targets:
+                rows.append(self._targets(setting, index, photo, mask, Z)[drawn])
+        return torch.cat(features), torch.cat(rows) if targets else None
+
+    def _targets(
+        self, setting: Setting, index: int, photo: EncodedPhoto, mask: np.ndarray, Z: Tensor
+    ) -> Tensor:
+        if setting.targets == "Eq. 5":
+            return text_distribution(photo.features, Z)
+        if setting.targets == "Eq. 5, present classes":
+            allowed = torch.arange(len(Z), device=Z.device) >= NUM_FOREGROUND
+            allowed[list(photo.classes)] = True
+            return text_distribution(
+                photo.features, Z, label_masks=allowed.expand(len(photo.features), -1)
+            )
+        if setting.targets == "true masks":
+            labels = mask_on_grid(mask, photo.tokens.grid).to(Z.device)
+            cams = torch.stack([labels == index + 1 for index in photo.classes]).float()
+            cams = cams.unflatten(1, photo.tokens.grid)
+        else:
+            both = self._text_cams(setting.templates, Z)[index]
+            cams = both.refined if setting.targets == "refined seeds" else both.raw
+        return seed_targets(
+            cams,
+            photo.classes,
+            photo.features,
+            Z,
+            num_foreground=NUM_FOREGROUND,
+            threshold=setting.threshold,
+        )
+
+    def _text_cams(self, templates: str, Z: Tensor) -> list[Any]:
+        if templates not in self._cams:
+            self._cams[templates] = [
+                photo_cams(self._model, photo, Z, num_foreground=NUM_FOREGROUND)
+                for photo, _ in tqdm(
+                    self._pairs["train"], desc="text CAMs", unit="photo", leave=False
+                )
+            ]
+        return self._cams[templates]

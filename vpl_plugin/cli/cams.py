@@ -1,0 +1,244 @@
+"""``vpl cams``: CAMs and masks for a folder of the user's own photos."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from vpl_plugin.adapters.clip_es import (
+    EncodedPhoto,
+    PhotoCAMs,
+    encode_photo,
+    learn_from_photos,
+    photo_cams,
+)
+from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
+from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.cli.panels import PanelRow, save_panel
+from vpl_plugin.cli.photo_folder import LabelledPhoto, class_names, labelled_photos
+from vpl_plugin.clip import (
+    BrokenPhotoError,
+    ClassNames,
+    ClipModel,
+    load_clip,
+    open_photo,
+    text_prototypes,
+)
+from vpl_plugin.localization import cams_to_labels, dense_crf, pseudo_mask, resize_cams, write_mask
+
+__all__ = ["add_arguments", "run"]
+
+logger = logging.getLogger(__name__)
+
+PROTOTYPES = "prototypes.safetensors"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``vpl cams``."""
+    parser.add_argument("photos", type=Path, help="folder of photos")
+    parser.add_argument(
+        "--classes", required=True, help='"voc", "coco", or class names with commas between'
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        help="CSV with the header photo,labels; labels with semicolons between"
+        " (default: the sub-folder's name is the label)",
+    )
+    parser.add_argument("--output", type=Path, default=Path("vpl_cams"), help="folder to write")
+    parser.add_argument("--model", default="mini", help="as load_clip takes it (default: mini)")
+    parser.add_argument("--pretrained", help="open_clip's pretrained tag")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda if it is there)")
+    parser.add_argument(
+        "--prototypes",
+        default="vision",
+        help='"vision" (learned from these photos), "text", or a .safetensors of an earlier run',
+    )
+    parser.add_argument("--tau-I", type=float, default=0.03, help="temperature (default: 0.03)")
+    parser.add_argument("--threshold", type=float, default=0.4, help="Phi (default: 0.4)")
+    parser.add_argument(
+        "--pixels-per-photo", type=int, default=128, help="drawn from each photo (default: 128)"
+    )
+    parser.add_argument(
+        "--power", type=float, default=1.0, help="of the background score (default: 1)"
+    )
+    parser.add_argument("--crf", action="store_true", help="sharpen the masks with a dense CRF")
+    parser.add_argument("--no-panels", action="store_true", help="write no pictures")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes CAMs, masks and panels, resumes. Returns the exit code: 1 where a photo failed."""
+    names = class_names(arguments.classes)
+    photos = labelled_photos(arguments.photos, names, arguments.labels)
+    if arguments.crf:
+        # A missing CRF is told now, not after the CAMs.
+        dense_crf(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 2), 0.5, np.float32))
+    output: Path = arguments.output
+    output.mkdir(parents=True, exist_ok=True)
+    _check_same_run(output / "run.json", arguments)
+    model = load_clip(arguments.model, arguments.pretrained, device=arguments.device)
+    Z = text_prototypes(model, [*names.prompts, *names.background])
+
+    failures: dict[Path, str] = {}
+    prototypes, temperature = _prototypes(arguments, model, names, photos, Z, failures)
+    todo = [item for item in photos if not _is_done(output, item, arguments)]
+    logger.info("%d photos, %d of them done before", len(photos), len(photos) - len(todo))
+    for item, photo, encoded in _encode(model, todo, failures, "CAMs"):
+        cams = photo_cams(
+            model, encoded, prototypes, num_foreground=len(names.labels), temperature=temperature
+        )
+        text = photo_cams(model, encoded, Z, num_foreground=len(names.labels))
+        _write(output, arguments, names, item, photo, encoded, cams, text)
+    for path, why in failures.items():
+        logger.error("failed: %s: %s", path, why)
+    logger.info(
+        "%d of %d photos are in %s", len(photos) - len(failures), len(photos), output.resolve()
+    )
+    return 1 if failures else 0
+
+
+def _encode(
+    model: ClipModel, photos: list[LabelledPhoto], failures: dict[Path, str], task: str
+) -> Iterator[tuple[LabelledPhoto, Image.Image, EncodedPhoto]]:
+    """Encodes photo by photo; a broken one is noted and passed over."""
+    for item in tqdm(photos, desc=task, unit="photo"):
+        try:
+            photo = open_photo(item.path)
+        except (BrokenPhotoError, FileNotFoundError) as error:
+            failures[item.path] = str(error)
+            continue
+        yield item, photo, encode_photo(model, photo, item.classes, name=str(item.relative))
+
+
+def _prototypes(
+    arguments: argparse.Namespace,
+    model: ClipModel,
+    names: ClassNames,
+    photos: list[LabelledPhoto],
+    Z: Tensor,
+    failures: dict[Path, str],
+) -> tuple[Tensor, float | None]:
+    """The prototypes asked for, and the temperature GradCAM takes with them."""
+    if arguments.prototypes == "text":
+        return Z, None
+    learned = arguments.output / PROTOTYPES
+    if arguments.prototypes != "vision":
+        source = Path(arguments.prototypes)
+    elif learned.exists():
+        source = learned
+    else:
+        encoded = (item for _, _, item in _encode(model, photos, failures, "seeds"))
+        fit = learn_from_photos(
+            model,
+            encoded,
+            Z,
+            arguments.tau_I,
+            num_foreground=len(names.labels),
+            threshold=arguments.threshold,
+            pixels_per_photo=arguments.pixels_per_photo,
+        )
+        facts = {
+            "model": model.name,
+            "classes": names.labels,
+            "background": names.background,
+            "photos": len(photos) - len(failures),
+            "tau_I": arguments.tau_I,
+            "threshold": arguments.threshold,
+            "loss": float(fit.losses[-1]),
+            "gap": float(fit.gaps[-1]),
+            "passes": fit.passes,
+        }
+        save_prototypes(learned, fit.prototypes, facts)
+        return fit.prototypes, arguments.tau_I
+    prototypes, facts = load_prototypes(source)
+    if prototypes.shape != Z.shape:
+        raise ValueError(
+            f"{source} holds prototypes of shape {tuple(prototypes.shape)}; these classes and this"
+            f" model take {tuple(Z.shape)}"
+        )
+    return prototypes.to(Z.device), facts.get("tau_I", arguments.tau_I)
+
+
+def _check_same_run(path: Path, arguments: argparse.Namespace) -> None:
+    """Outputs of two different runs never mix in one folder."""
+    settings: dict[str, Any] = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in sorted(vars(arguments).items())
+        if name not in ("command", "run", "output", "device")
+    }
+    if path.exists():
+        stored = json.loads(path.read_text())
+        differing = sorted(key for key in settings if settings[key] != stored.get(key))
+        if differing:
+            shown = ", ".join(f"{key} was {stored.get(key)!r}" for key in differing)
+            raise ValueError(
+                f"{path.parent} holds the results of other settings ({shown}): choose another --output"
+            )
+        return
+    with whole_file(path) as part:
+        part.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _targets(output: Path, item: LabelledPhoto, arguments: argparse.Namespace) -> dict[str, Path]:
+    """The files of one photo."""
+    # The suffix stays in the name, so that a.jpg and a.png keep apart.
+    files = {
+        "cams": output / "cams" / f"{item.relative}.npz",
+        "mask": output / "masks" / f"{item.relative}.png",
+    }
+    if not arguments.no_panels:
+        files["panel"] = output / "panels" / f"{item.relative}.png"
+    return files
+
+
+def _is_done(output: Path, item: LabelledPhoto, arguments: argparse.Namespace) -> bool:
+    return all(path.exists() for path in _targets(output, item, arguments).values())
+
+
+def _write(
+    output: Path,
+    arguments: argparse.Namespace,
+    names: ClassNames,
+    item: LabelledPhoto,
+    photo: Image.Image,
+    encoded: EncodedPhoto,
+    cams: PhotoCAMs,
+    text: PhotoCAMs,
+) -> None:
+    files = _targets(output, item, arguments)
+    for path in files.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    maps = resize_cams(cams.refined, encoded.size)
+    if arguments.crf:
+        mask = pseudo_mask(np.asarray(photo), maps, item.classes, power=arguments.power)
+    else:
+        labels = cams_to_labels(maps, item.classes, arguments.power)
+        mask = labels.to(torch.uint8).cpu().numpy()
+    if "panel" in files:
+        text_maps = resize_cams(text.refined, encoded.size)
+        learned = arguments.prototypes != "text"
+        rows = [
+            PanelRow(names.labels[index], text_maps[k], maps[k] if learned else None)
+            for k, index in enumerate(item.classes)
+        ]
+        save_panel(files["panel"], photo, rows, [("mask", mask)])
+    write_mask(files["mask"], mask)
+    with whole_file(files["cams"]) as part:
+        np.savez_compressed(
+            part,
+            classes=np.array(item.classes),
+            labels=np.array([names.labels[index] for index in item.classes]),
+            raw=cams.raw.cpu().numpy(),
+            refined=cams.refined.cpu().numpy(),
+            size=np.array(encoded.size),
+        )

@@ -1,0 +1,202 @@
+"""``vpl demo``: text against vision prototypes on photographs that packages ship."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vpl_plugin.adapters.clip_es import (
+    EncodedPhoto,
+    SeedScores,
+    encode_photo,
+    learn_from_photos,
+    photo_cams,
+    seed_scores,
+)
+from vpl_plugin.adapters.prototype_files import save_prototypes
+from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.cli.demo_photos import DemoPhoto, demo_photos
+from vpl_plugin.cli.panels import PanelRow, save_curves, save_panel
+from vpl_plugin.clip import VOC, ClipModel, load_clip, text_prototypes
+from vpl_plugin.localization import (
+    SegmentationMeter,
+    cams_to_labels,
+    pseudo_mask,
+    resize_cams,
+    write_mask,
+)
+
+__all__ = ["add_arguments", "run"]
+
+logger = logging.getLogger(__name__)
+
+TAU_I = 0.03
+SOLVER = "apgd"
+THRESHOLD = 0.4
+NUM_FOREGROUND = len(VOC.labels)
+
+
+class Rendered(NamedTuple):
+    """What one set of prototypes gives on one photo.
+
+    Attributes:
+        cams: (K, H, W) refined, at the photo's size.
+        mask: (H, W) uint8, the CRF's best class at each pixel, or the CAMs' without a CRF.
+    """
+
+    cams: Tensor
+    mask: np.ndarray
+
+
+class ReportRow(NamedTuple):
+    """A line of the report's table."""
+
+    name: str
+    scores: SeedScores
+    crf_miou: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``vpl demo``."""
+    parser.add_argument(
+        "--output", type=Path, default=Path("vpl_demo"), help="folder to write (default: vpl_demo)"
+    )
+    parser.add_argument(
+        "--device", default=None, help="cpu, cuda, ... (default: cuda if it is there)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the demo and prints where to look. Returns the exit code."""
+    started = time.perf_counter()
+    photos = demo_photos()
+    crf = importlib.util.find_spec("pydensecrf") is not None
+    output: Path = arguments.output
+    output.mkdir(parents=True, exist_ok=True)
+    model = load_clip("mini", device=arguments.device)
+    Z = text_prototypes(model, [*VOC.prompts, *VOC.background])
+    encoded = [
+        encode_photo(model, item.photo, VOC.indices(item.labels), name=item.name)
+        for item in tqdm(photos, desc="encode", unit="photo")
+    ]
+    fit = learn_from_photos(
+        model,
+        encoded,
+        Z,
+        TAU_I,
+        num_foreground=NUM_FOREGROUND,
+        threshold=THRESHOLD,
+        pixels_per_photo=None,
+        solver=SOLVER,
+        progress=True,
+    )
+    pairs = [(photo, item.mask) for photo, item in zip(encoded, photos, strict=True)]
+    rows, rendered = [], []
+    for name, prototypes, temperature in (
+        ("text prototypes", Z, None),
+        ("vision prototypes", fit.prototypes, TAU_I),
+    ):
+        scores = seed_scores(
+            model, pairs, prototypes, num_foreground=NUM_FOREGROUND, temperature=temperature
+        )
+        drawn = [
+            _render(model, item, photo, prototypes, temperature, scores.refined_power, crf)
+            for item, photo in zip(tqdm(photos, desc=name, unit="photo"), encoded, strict=True)
+        ]
+        rows.append(ReportRow(name, scores, _miou(photos, drawn)))
+        rendered.append(drawn)
+
+    for item, text, vision in zip(
+        tqdm(photos, desc="panels", unit="photo"), *rendered, strict=True
+    ):
+        cams = [
+            PanelRow(label, *both)
+            for label, *both in zip(item.labels, text.cams, vision.cams, strict=True)
+        ]
+        masks = [("text mask", text.mask), ("vision mask", vision.mask), ("true mask", item.mask)]
+        save_panel(output / f"{item.name}.png", item.photo, cams, masks)
+        write_mask(output / f"{item.name}_mask.png", vision.mask)
+    save_curves(output / "curves.png", fit)
+    facts = {
+        "model": model.name,
+        "classes": VOC.name,
+        "photos": [item.name for item in photos],
+        "tau_I": TAU_I,
+        "threshold": THRESHOLD,
+        "solver": SOLVER,
+        "loss": float(fit.losses[-1]),
+        "gap": float(fit.gaps[-1]),
+    }
+    save_prototypes(output / "prototypes.safetensors", fit.prototypes, facts)
+    report = _report(
+        model=model.name,
+        photos=photos,
+        rows=rows,
+        crf=crf,
+        pixels=sum(len(photo.features) for photo in encoded),
+        solver=SOLVER,
+        tau_I=TAU_I,
+        threshold=THRESHOLD,
+        passes=fit.passes,
+        stop_reason=fit.stop_reason,
+        seconds=time.perf_counter() - started,
+    )
+    with whole_file(output / "report.html") as part:
+        part.write_text(report, encoding="utf-8")
+    for row in rows:
+        logger.info(
+            "%-18s seed mIoU raw %.1f, refined %.1f; mask mIoU %.1f; gap %.3f",
+            row.name,
+            100 * row.scores.raw,
+            100 * row.scores.refined,
+            100 * row.crf_miou,
+            row.scores.gap,
+        )
+    if not crf:
+        logger.warning('no dense CRF here: pip install "vpl_plugin[crf]" sharpens the masks')
+    logger.info("Look at %s", (output / "report.html").resolve())
+    return 0
+
+
+def _render(
+    model: ClipModel,
+    item: DemoPhoto,
+    photo: EncodedPhoto,
+    prototypes: Tensor,
+    temperature: float | None,
+    power: float,
+    crf: bool,
+) -> Rendered:
+    cams = photo_cams(
+        model, photo, prototypes, num_foreground=NUM_FOREGROUND, temperature=temperature
+    )
+    maps = resize_cams(cams.refined, photo.size)
+    if crf:
+        # Every pixel gets its best class: the true masks say where it is wrong.
+        mask = pseudo_mask(np.asarray(item.photo), maps, photo.classes, power=power, confidence=0.0)
+    else:
+        mask = cams_to_labels(maps, photo.classes, power).cpu().numpy().astype(np.uint8)
+    return Rendered(maps, mask)
+
+
+def _miou(photos: list[DemoPhoto], rendered: list[Rendered]) -> float:
+    meter = SegmentationMeter(NUM_FOREGROUND + 1)
+    for item, result in zip(photos, rendered, strict=True):
+        meter.update(torch.from_numpy(result.mask), torch.from_numpy(item.mask))
+    return meter.compute().miou
+
+
+def _report(**facts: object) -> str:
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(loader=PackageLoader("vpl_plugin.cli"), autoescape=True)
+    return environment.get_template("demo.html").render(**facts)

@@ -1,0 +1,117 @@
+"""A user's folder of photos and their image-level labels, from a CSV file or from folder names."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+from vpl_plugin.clip.class_names import COCO, VOC, ClassNames
+
+__all__ = ["LabelledPhoto", "class_names", "labelled_photos"]
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+COLUMNS = ["photo", "labels"]
+DATA_SETS = {"voc": VOC, "coco": COCO}
+
+
+class LabelledPhoto(NamedTuple):
+    """A photo and the classes it shows.
+
+    Attributes:
+        path: of the photo.
+        relative: its path below the folder; outputs are named after it.
+        classes: indices of the classes present, at least one.
+    """
+
+    path: Path
+    relative: Path
+    classes: tuple[int, ...]
+
+
+def class_names(text: str) -> ClassNames:
+    """The classes that ``--classes`` names: a data set's, or a list of one's own.
+
+    Args:
+        text: "voc", "coco", or class names with commas between; the latter get VOC's background.
+
+    Returns:
+        Labels, prompts and background names.
+
+    Raises:
+        ValueError: no name is given, or one twice.
+
+    Example:
+        >>> class_names("zebra, giraffe").labels
+        ('zebra', 'giraffe')
+    """
+    if text.lower() in DATA_SETS:
+        return DATA_SETS[text.lower()]
+    labels = tuple(name.strip() for name in text.split(",") if name.strip())
+    return ClassNames("--classes", labels, labels, VOC.background)
+
+
+def labelled_photos(
+    folder: Path, names: ClassNames, labels: Path | None = None
+) -> list[LabelledPhoto]:
+    """The photos to work on, with their labels.
+
+    Args:
+        folder: of the photos.
+        names: the classes that exist.
+        labels: a CSV file with the header ``photo,labels``; a photo's path below the folder, and
+            its class names with semicolons between. None: the class of a photo is the name of the
+            folder right below ``folder`` that holds it.
+
+    Returns:
+        The photos, sorted by path.
+
+    Raises:
+        FileNotFoundError: the folder or the CSV file does not exist.
+        ValueError: a class that ``names`` does not know, a photo without labels, no photo at all;
+            all wrong rows are named at once.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder")
+    rows = _from_csv(labels) if labels is not None else _from_folders(folder)
+    photos, wrong = [], []
+    for relative, present in sorted(rows.items()):
+        try:
+            if not present:
+                raise ValueError("no labels")
+            classes = names.indices(dict.fromkeys(present))
+            photos.append(LabelledPhoto(folder / relative, relative, tuple(classes)))
+        except ValueError as error:
+            wrong.append(f"{relative}: {error}")
+    if wrong:
+        shown = "\n  ".join(wrong[:10])
+        more = f"\n  and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise ValueError(f"labels of {len(wrong)} photo(s) do not fit:\n  {shown}{more}")
+    if not photos:
+        where = f"{labels} names no photo" if labels else f"{folder} has no photo in a class folder"
+        raise ValueError(where)
+    return photos
+
+
+def _from_csv(labels: Path) -> dict[Path, list[str]]:
+    if not labels.is_file():
+        raise FileNotFoundError(f"{labels} is no file")
+    with labels.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        if reader.fieldnames != COLUMNS:
+            raise ValueError(
+                f"{labels} must start with the line photo,labels; got {reader.fieldnames}"
+            )
+        return {
+            Path(row["photo"]): [
+                name.strip() for name in (row["labels"] or "").split(";") if name.strip()
+            ]
+            for row in reader
+        }
+
+
+def _from_folders(folder: Path) -> dict[Path, list[str]]:
+    found = (
+        path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES
+    )
+    return {path: [path.parts[0]] for path in found if len(path.parts) > 1}
