@@ -15,7 +15,7 @@ from vpl_plugin.adapters.clip_es.encoding import EncodedPhoto
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.core.gap import cosine_gap
 from vpl_plugin.localization.evaluation import SegmentationMeter
-from vpl_plugin.localization.seeds import cams_to_labels, resize_cams
+from vpl_plugin.localization.seeds import background_score, resize_cams
 
 __all__ = ["SeedScores", "mask_on_grid", "seed_scores"]
 
@@ -99,9 +99,12 @@ def seed_scores(
         )
         truth = torch.tensor(mask)
         for maps, meters in ((cams.raw, raw_meters), (cams.refined, refined_meters)):
-            maps = resize_cams(maps, photo.size).cpu()
+            # As cams_to_labels does, but the best class is looked up once for all powers.
+            score, best = resize_cams(maps, photo.size).cpu().max(dim=0)
+            labels = (torch.tensor(photo.classes) + 1)[best]
             for power, meter in meters.items():
-                meter.update(cams_to_labels(maps, photo.classes, power), truth)
+                is_background = background_score(score[None], power)[0] >= score
+                meter.update(labels.masked_fill(is_background, 0), truth)
         on_grid = mask_on_grid(mask, photo.tokens.grid)
         is_object = (on_grid > 0) & (on_grid != IGNORE_INDEX)
         features.append(photo.features.cpu()[is_object])

@@ -190,8 +190,10 @@ class _Bench:
             setting.tau_I,
             targets=targets,
             solver=setting.solver,
+            lr=setting.lr,
+            constraint=setting.constraint,
             iterations=setting.iterations,
-            tolerance=0.0,
+            tolerance=setting.tolerance,
             regularization=setting.regularization,
             full_output=True,
         )

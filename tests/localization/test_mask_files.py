@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from vpl_plugin.localization import read_mask, voc_palette, write_mask
+
+
+@given(seed=st.integers(0, 2**32 - 1), height=st.integers(1, 40), width=st.integers(1, 40))
+def test_round_trip(tmp_path_factory, seed, height, width):
+    mask = np.random.default_rng(seed).integers(0, 256, (height, width)).astype(np.uint8)
+    path = tmp_path_factory.mktemp("masks") / "mask.png"
+    write_mask(path, mask)
+    np.testing.assert_array_equal(read_mask(path), mask)
+
+
+def test_file_is_a_palette_image_in_voc_colours(tmp_path):
+    path = tmp_path / "mask.png"
+    write_mask(str(path), np.array([[0, 15, 255]], np.uint8))
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.mode == "P"
+        colours = np.array(image.convert("RGB"))[0].tolist()
+    assert colours == [[0, 0, 0], [192, 128, 128], [224, 224, 192]]
+
+
+@pytest.mark.shared
+def test_palette_is_that_of_voc_masks(shared_dir):
+    first = sorted((shared_dir / "data/voc/SegmentationClass").glob("*.png"))[0]
+    with Image.open(first) as image:
+        theirs = np.array(image.getpalette()).reshape(-1, 3)
+    np.testing.assert_array_equal(voc_palette()[: len(theirs)], theirs)
+    assert len(theirs) >= 21
+
+
+def test_a_failed_write_leaves_the_old_mask_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "mask.png"
+    old = np.ones((4, 4), np.uint8)
+    write_mask(path, old)
+
+    def half_written(image, target, format):
+        target.write_bytes(b"\x89PNG half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", half_written)
+    with pytest.raises(OSError, match="No space left"):
+        write_mask(path, np.zeros((4, 4), np.uint8))
+    assert os.listdir(tmp_path) == ["mask.png"]
+    np.testing.assert_array_equal(read_mask(path), old)
+
+
+def test_overwrites(tmp_path):
+    path = tmp_path / "mask.png"
+    for value in (1, 2):
+        write_mask(path, np.full((3, 3), value, np.uint8))
+    assert (read_mask(path) == 2).all()
+    assert os.listdir(tmp_path) == ["mask.png"]
+
+
+def test_a_reader_never_sees_half_a_mask(tmp_path):
+    path = tmp_path / "mask.png"
+    write_mask(path, np.full((3, 3), 1, np.uint8))
+    before = path.read_bytes()
+    with open(path, "rb") as reader:
+        write_mask(path, np.full((3, 3), 2, np.uint8))
+        assert reader.read() == before
+
+
+def test_broken_files_are_named(tmp_path):
+    path = tmp_path / "broken.png"
+    write_mask(path, np.random.default_rng(0).integers(0, 21, (64, 64)).astype(np.uint8))
+    whole = path.read_bytes()
+    for content in (b"", b"no image", whole[: len(whole) // 2], whole[:20]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"broken\.png is not a readable mask"):
+            read_mask(path)
+    with pytest.raises(FileNotFoundError, match=r"absent\.png"):
+        read_mask(tmp_path / "absent.png")
+
+
+def test_colours_are_no_labels(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (3, 3)).save(path)
+    with pytest.raises(ValueError, match=r"photo\.png must be a palette.*got mode RGB"):
+        read_mask(path)
+
+
+def test_bad_masks(tmp_path):
+    with pytest.raises(TypeError, match="mask must be a uint8 array"):
+        write_mask(tmp_path / "mask.png", np.zeros((3, 3), int))
+    with pytest.raises(ValueError, match=r"mask must have shape \(H, W\)"):
+        write_mask(tmp_path / "mask.png", np.zeros((3, 3, 3), np.uint8))
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,136 @@
+"""Segmentation scores over the confusion matrix of a whole split."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vpl_plugin.core.checks import check_count, describe
+
+__all__ = ["SegmentationMeter", "SegmentationScores", "segmentation_scores"]
+
+
+class SegmentationScores(NamedTuple):
+    """The figures of a split.
+
+    Attributes:
+        miou: mean intersection over union, over the classes with ground-truth pixels; in [0, 1].
+        per_class_iou: (C,) float64, NaN for a class neither predicted nor in the ground truth.
+        pixel_accuracy: share of the counted pixels that are right; in [0, 1].
+    """
+
+    miou: float
+    per_class_iou: Tensor
+    pixel_accuracy: float
+
+
+def segmentation_scores(confusion: Tensor) -> SegmentationScores:
+    r"""The scores of a confusion matrix.
+
+    .. math:: \mathrm{IoU}_c = h_{cc} / (\sum_j h_{cj} + \sum_i h_{ic} - h_{cc})
+
+    Args:
+        confusion: (C, C) counts, rows the ground truth, columns the prediction.
+
+    Returns:
+        mIoU, IoU of each class, pixel accuracy.
+
+    Raises:
+        ValueError: not a square matrix, or not a single pixel counted.
+
+    Example:
+        >>> scores = segmentation_scores(torch.tensor([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))
+        >>> round(scores.miou, 4), scores.per_class_iou
+        (0.7083, tensor([0.7500, 0.6667,    nan], dtype=torch.float64))
+    """
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise ValueError(f"confusion must have shape (C, C); got {describe(confusion)}")
+    counts = confusion.detach().double().cpu()
+    total = counts.sum()
+    if total == 0:
+        raise ValueError("confusion must count at least one pixel; got none")
+    right = counts.diagonal()
+    truth = counts.sum(dim=1)
+    per_class_iou = right / (truth + counts.sum(dim=0) - right)
+    return SegmentationScores(
+        miou=float(per_class_iou[truth > 0].mean()),
+        per_class_iou=per_class_iou,
+        pixel_accuracy=float(right.sum() / total),
+    )
+
+
+class SegmentationMeter:
+    """Adds up the confusion matrix of a split, photo by photo (torchmetrics).
+
+    Under ``torch.distributed``, :meth:`compute` sums the matrices of all ranks.
+
+    Args:
+        num_classes: number of labels C, background included: 21 for VOC, 81 for COCO.
+        ignore_index: label of the ground-truth pixels that do not count.
+        device: where the matrix is kept and photos are compared.
+
+    Raises:
+        ValueError: ``num_classes`` is no whole number of 1 or more.
+
+    Example:
+        >>> meter = SegmentationMeter(num_classes=2)
+        >>> meter.update(torch.tensor([[0, 1, 1]]), torch.tensor([[0, 1, 255]]))
+        >>> meter.compute().miou
+        1.0
+    """
+
+    def __init__(
+        self, num_classes: int, *, ignore_index: int = 255, device: torch.device | str = "cpu"
+    ) -> None:
+        check_count("num_classes", num_classes)
+        # Imported here as it brings torchvision and matplotlib with it.
+        from torchmetrics.classification import MulticlassConfusionMatrix
+
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        # Its own validation sorts all pixels (torch.unique); update() checks the range instead.
+        self._matrix = MulticlassConfusionMatrix(
+            num_classes, ignore_index=ignore_index, validate_args=False
+        ).to(device)
+
+    def update(self, prediction: Tensor | np.ndarray, mask: Tensor | np.ndarray) -> None:
+        """Count the pixels of a photo, or of a batch of photos.
+
+        Args:
+            prediction: (..., H, W) integer labels in [0, C).
+            mask: (..., H, W) integer ground truth in [0, C), or the ignored label.
+
+        Raises:
+            TypeError: labels that are no integers.
+            ValueError: shapes that differ, or a label that does not exist.
+        """
+        prediction = torch.as_tensor(prediction, device=self._matrix.device)
+        mask = torch.as_tensor(mask, device=self._matrix.device)
+        for name, labels in (("prediction", prediction), ("mask", mask)):
+            if labels.is_floating_point() or labels.dtype == torch.bool:
+                raise TypeError(f"{name} must hold integer labels; got {describe(labels)}")
+        if prediction.shape != mask.shape:
+            raise ValueError(
+                "prediction and mask must have one shape;"
+                f" got {tuple(prediction.shape)} and {tuple(mask.shape)}"
+            )
+        counted = mask != self.ignore_index
+        for name, labels in (("prediction", prediction), ("mask", mask)):
+            wrong = ((labels < 0) | (labels >= self.num_classes)) & counted
+            if bool(wrong.any()):
+                raise ValueError(
+                    f"{name} must hold labels in [0, {self.num_classes - 1}] wherever the mask is"
+                    f" not {self.ignore_index}; got {int(labels[wrong][0])}"
+                )
+        self._matrix.update(prediction, mask)
+
+    def compute(self) -> SegmentationScores:
+        """The scores of all photos so far.
+
+        Raises:
+            ValueError: no pixel was counted.
+        """
+        return segmentation_scores(self._matrix.compute())

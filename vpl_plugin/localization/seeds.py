@@ -1,0 +1,172 @@
+"""From CAMs to seeds: label maps, and the targets that vision prototypes are learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vpl_plugin.core.checks import (
+    check_fraction,
+    check_positive,
+    check_same_columns,
+    check_same_device,
+    describe,
+)
+from vpl_plugin.core.targets import text_distribution
+from vpl_plugin.localization.checks import (
+    check_cams,
+    check_class_values,
+    check_prototypes,
+    check_size,
+    class_vector,
+)
+
+__all__ = ["background_score", "cams_to_labels", "resize_cams", "seed_targets"]
+
+
+def background_score(cams: Tensor, power: float = 1.0) -> Tensor:
+    r"""The background's score :math:`(1 - \max_k M_k)^{power}`, as in CLIP-ES.
+
+    Args:
+        cams: (..., K, h, w), values in [0, 1].
+        power: above 0; CLIP-ES tries 1 and 2 on refined CAMs and up to 10 on raw ones.
+
+    Returns:
+        (..., 1, h, w), values in [0, 1], ready to be put before the classes.
+
+    Raises:
+        ValueError: wrong rank, or a power that is not above 0.
+
+    Example:
+        >>> background_score(torch.tensor([[[0.2, 0.9]], [[0.4, 0.5]]]), power=2)
+        tensor([[[0.3600, 0.0100]]])
+    """
+    check_cams(cams)
+    check_positive("power", power)
+    return (1 - cams.amax(dim=-3, keepdim=True)).clamp(min=0) ** power
+
+
+def cams_to_labels(cams: Tensor, classes: Tensor | Sequence[int], power: float = 1.0) -> Tensor:
+    """The best of the background and the classes at each pixel.
+
+    Args:
+        cams: (..., K, h, w), values in [0, 1].
+        classes: (..., K) class indices of the maps; -1 marks a padded map, which never wins.
+        power: of :func:`background_score`.
+
+    Returns:
+        (..., h, w) int64: 0 for background, c + 1 for class c.
+
+    Raises:
+        TypeError: classes that are no integers.
+        ValueError: wrong shapes, or a power that is not above 0.
+
+    Example:
+        >>> cams = torch.tensor([[[0.2, 0.9]], [[0.4, 0.5]]])
+        >>> cams_to_labels(cams, [14, 3])
+        tensor([[ 0, 15]])
+    """
+    check_cams(cams)
+    classes = class_vector(classes, cams).to(cams.device)
+    cams = cams.masked_fill((classes < 0)[..., None, None], 0.0)
+    # max also gives the index, many times faster than argmax over an outer axis.
+    score, best = cams.max(dim=-3)
+    labels = (classes + 1).gather(-1, best.flatten(-2)).view(best.shape)
+    return labels.masked_fill(background_score(cams, power).squeeze(-3) >= score, 0)
+
+
+def resize_cams(cams: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps bilinearly, pixel areas aligned (``cv2.INTER_LINEAR``).
+
+    Args:
+        cams: (..., K, h, w).
+        size: (height, width), such as the photo's.
+
+    Returns:
+        (..., K, height, width), in the dtype of ``cams``.
+
+    Raises:
+        TypeError: not floating point.
+        ValueError: wrong rank, or a size that is not two whole numbers above 0.
+
+    Example:
+        >>> resize_cams(torch.tensor([[[0.0, 1.0]]]), (1, 4))
+        tensor([[[0.0000, 0.2500, 0.7500, 1.0000]]])
+    """
+    check_cams(cams)
+    size = check_size(size)
+    maps = cams.reshape(-1, *cams.shape[-3:])
+    resized = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    return resized.view(*cams.shape[:-2], *size)
+
+
+def seed_targets(
+    cams: Tensor,
+    classes: Tensor | Sequence[int],
+    features: Tensor,
+    prototypes: Tensor,
+    *,
+    num_foreground: int,
+    threshold: float = 0.4,
+    tau_T: float = 0.01,
+) -> Tensor:
+    """The distributions m_i of Theorem 3 of the VPL paper, from CAMs of the text prototypes.
+
+    A pixel whose best map exceeds the threshold Phi is one-hot at that class. Any other pixel gets
+    the text distribution over the background prototypes alone (Eq. 5 restricted to them), so only
+    classes present in the photo and the background are ever targets.
+
+    Args:
+        cams: (..., K, h, w), values in [0, 1], raw or refined.
+        classes: (..., K) class indices of the maps, on the CPU; -1 marks a padded map.
+        features: (..., h * w, D), unit rows.
+        prototypes: (N, D) text prototypes, unit rows: ``num_foreground`` classes, then background.
+        num_foreground: number of foreground rows of ``prototypes``.
+        threshold: Phi, in [0, 1]; the paper's best is 0.4.
+        tau_T: CLIP's temperature.
+
+    Returns:
+        (..., h * w, N), rows that sum to 1, in the dtype of ``features``.
+
+    Raises:
+        TypeError: not floating point, or classes that are no integers.
+        ValueError: shapes, widths or devices that do not fit, a class that does not exist, no
+            background row, a threshold outside [0, 1], tau_T not above 0.
+
+    Example:
+        >>> cams = torch.tensor([[[0.9, 0.1]]])
+        >>> features = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> prototypes = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> seed_targets(cams, [0], features, prototypes, num_foreground=1, tau_T=1.0)
+        tensor([[1.0000, 0.0000, 0.0000],
+                [0.0000, 0.7311, 0.2689]])
+    """
+    check_cams(cams)
+    classes = class_vector(classes, cams)
+    check_prototypes(prototypes, num_foreground)
+    check_class_values(classes, num_foreground)
+    check_fraction("threshold", threshold)
+    check_positive("tau_T", tau_T)
+    pixels = (*cams.shape[:-3], cams.shape[-2] * cams.shape[-1])
+    if features.ndim != len(pixels) + 1 or features.shape[:-1] != pixels:
+        raise ValueError(
+            f"features must have shape {(*pixels, 'D')}, one row a pixel of cams;"
+            f" got {describe(features)}"
+        )
+    rows = features.flatten(0, -2)
+    check_same_columns("features", rows, "prototypes", prototypes)
+    check_same_device("features", features, "prototypes", prototypes)
+    check_same_device("features", features, "cams", cams)
+
+    background = text_distribution(rows, prototypes[num_foreground:], tau_T)
+    targets = F.pad(background, (num_foreground, 0)).view(*pixels, len(prototypes))
+    classes = classes.to(cams.device, non_blocking=True)
+    maps = cams.masked_fill((classes < 0)[..., None, None], 0.0).flatten(-2)
+    score, best = maps.max(dim=-2)
+    is_seed = score > threshold
+    best_class = classes.clamp(min=0).gather(-1, best)
+    one_hot = torch.zeros_like(targets).scatter_(-1, best_class[..., None], 1.0)
+    return torch.where(is_seed[..., None], one_hot, targets)
