@@ -48,9 +48,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    features, text = clip_like_features(
-        arguments.pixels, arguments.dim, arguments.classes, device
-    )
+    features, text = clip_like_features(arguments.pixels, arguments.dim, arguments.classes, device)
     options = {"tolerance": 0.0, "full_output": True}
     learn_vision_prototypes(features, text, iterations=2, **options)
 

@@ -1,0 +1,80 @@
+"""vpl ablate on a small folder in VOC's layout: tables, resume, bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vpl_plugin.cli import ablate
+from vpl_plugin.cli.ablation_tables import TABLES, Setting
+from vpl_plugin.cli.demo_photos import demo_photos
+from vpl_plugin.cli.main import main
+from vpl_plugin.localization import write_mask
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    for folder in ("JPEGImages", "SegmentationClass"):
+        (tmp_path / folder).mkdir()
+    for item in demo_photos()[:4]:
+        item.photo.reduce(4).save(tmp_path / "JPEGImages" / f"{item.name}.jpg")
+        rows, columns = (-(-side // 4) for side in item.mask.shape)
+        mask = item.mask[::4, ::4][:rows, :columns].copy()
+        write_mask(tmp_path / "SegmentationClass" / f"{item.name}.png", mask)
+    names = [item.name for item in demo_photos()[:4]]
+    (tmp_path / "train.txt").write_text("\n".join(names[:3]))
+    (tmp_path / "val.txt").write_text(names[3])
+    return tmp_path
+
+
+def run(voc: Path, *options: str) -> int:
+    out = str(voc / "out")
+    return main(["ablate", str(voc), "--output", out, "--device", "cpu", *options])
+
+
+def test_tables_hold_every_row_and_the_paper_beside_it(voc: Path) -> None:
+    assert run(voc, "--tables", "seeds", "prompts") == 0
+    text = (voc / "out" / "tables.md").read_text()
+    assert text.count("| seed ") == 3
+    assert "| - |" not in text
+    row = next(line for line in text.splitlines() if line.startswith("| text, single prompt"))
+    assert row.endswith("| 61.7 / 0.81 |")
+    vision = next(line for line in text.splitlines() if line.startswith("| seed 0"))
+    gap, loss, passes = vision.split("|")[6:9]
+    assert 0 < float(gap) < 2
+    assert float(loss) > 0
+    assert int(passes) > 1
+
+
+def test_a_re_run_does_only_what_is_missing(voc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(voc, "--tables", "seeds") == 0
+    stored = (voc / "out" / "results.json").read_bytes()
+    monkeypatch.setattr(ablate, "encode_photo", None)
+    assert run(voc, "--tables", "seeds") == 0
+    assert (voc / "out" / "results.json").read_bytes() == stored
+
+
+def test_every_kind_of_setting_runs(voc: Path) -> None:
+    assert run(voc, "--tables", "targets") == 0
+    rows = json.loads((voc / "out" / "results.json").read_text())["rows"]
+    assert len(rows) == len(TABLES["targets"].rows)
+    losses = {row["loss"] for row in rows.values()}
+    assert len(losses) == len(rows)
+
+
+def test_results_of_another_run_are_not_mixed(
+    voc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(voc, "--tables", "seeds") == 0
+    assert run(voc, "--tables", "seeds", "--pixels-per-photo", "5") == 2
+    assert "holds results of another run" in capsys.readouterr().err
+
+
+def test_settings_have_distinct_keys_and_the_library_default_is_in_every_ablation() -> None:
+    for name, table in TABLES.items():
+        assert len({row.key for row in table.rows}) == len(table.rows) == len(table.paper)
+        assert len({table.label(row) for row in table.rows}) == len(table.rows)
+        if name != "iterations":
+            assert Setting() in table.rows, name

@@ -1,0 +1,176 @@
+"""vpl cams on a user's own folder: labels, outputs, resume, broken photos, bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vpl_plugin.cli import cams
+from vpl_plugin.cli.demo_photos import demo_photos
+from vpl_plugin.cli.main import main
+from vpl_plugin.clip import VOC
+from vpl_plugin.localization import read_mask
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three small photographs in folders named after their classes, and the same as a CSV."""
+    root = tmp_path / "photos"
+    rows = [("photo", "labels")]
+    for item in demo_photos()[1:4]:
+        path = root / item.labels[0] / f"{item.name}.jpg"
+        path.parent.mkdir(parents=True)
+        item.photo.reduce(5).save(path)
+        rows.append((str(path.relative_to(root)), "; ".join(item.labels)))
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return root
+
+
+@pytest.fixture
+def run(folder: Path) -> Run:
+    def call(*options: str, output: str = "out", classes: str = "voc") -> int:
+        out = str(folder.parent / output)
+        return main(
+            [
+                "cams",
+                str(folder),
+                "--classes",
+                classes,
+                "--output",
+                out,
+                "--device",
+                "cpu",
+                *options,
+            ]
+        )
+
+    return call
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_cams_masks_and_panels_of_every_photo(run: Run, folder: Path) -> None:
+    assert run() == 0
+    out = folder.parent / "out"
+    with np.load(out / "cams" / "cat" / "cat.jpg.npz", allow_pickle=False) as stored:
+        assert stored["labels"].tolist() == ["cat"]
+        assert stored["classes"].tolist() == VOC.indices(["cat"])
+        assert stored["refined"].shape == stored["raw"].shape == (1, 4, 6)
+        assert stored["size"].tolist() == [60, 91]
+    mask = read_mask(out / "masks" / "cat" / "cat.jpg.png")
+    assert mask.shape == (60, 91)
+    assert set(np.unique(mask)) <= {0, VOC.labels.index("cat") + 1}
+    assert (out / "panels" / "motorbike" / "motorbike.jpg.png").exists()
+    about = json.loads((out / "prototypes.json").read_text())
+    assert about["model"] == "mini"
+    assert about["photos"] == 3
+
+
+def test_csv_labels_give_what_folder_names_give(run: Run, folder: Path) -> None:
+    assert run("--no-panels") == 0
+    labels = str(folder.parent / "labels.csv")
+    assert run("--no-panels", "--labels", labels, output="csv") == 0
+    from_folders, from_csv = files(folder.parent / "out"), files(folder.parent / "csv")
+    del from_folders["run.json"], from_csv["run.json"]
+    assert from_folders == from_csv
+
+
+def test_own_classes_text_prototypes_and_earlier_prototypes(run: Run, folder: Path) -> None:
+    own = "cat,diningtable,motorbike"
+    assert run("--no-panels", "--prototypes", "text", classes=own) == 0
+    assert not (folder.parent / "out" / "prototypes.safetensors").exists()
+    assert run("--no-panels", classes=own, output="learned") == 0
+    earlier = str(folder.parent / "learned" / "prototypes.safetensors")
+    assert run("--no-panels", "--prototypes", earlier, classes=own, output="reused") == 0
+    learned, reused = files(folder.parent / "learned"), files(folder.parent / "reused")
+    masks = [name for name in learned if name.startswith("masks")]
+    assert len(masks) == 3
+    assert all(learned[name] == reused[name] for name in masks)
+
+
+def test_killed_in_the_middle_a_re_run_ends_with_the_same_files(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(output="whole") == 0
+    write, done = cams.write_mask, []
+
+    def killed_at_second(path: Path, mask: np.ndarray) -> None:
+        if done:
+            raise KeyboardInterrupt
+        done.append(path)
+        write(path, mask)
+
+    monkeypatch.setattr(cams, "write_mask", killed_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    monkeypatch.setattr(cams, "write_mask", write)
+    kept = done[0].stat().st_mtime_ns
+    assert run() == 0
+    assert done[0].stat().st_mtime_ns == kept
+    assert files(folder.parent / "out") == files(folder.parent / "whole")
+
+
+def test_a_broken_photo_is_reported_and_the_rest_is_done(
+    run: Run, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    truncated = folder / "cat" / "truncated.jpg"
+    truncated.write_bytes((folder / "cat" / "cat.jpg").read_bytes()[:700])
+    assert run("--no-panels") == 1
+    assert "truncated.jpg" in caplog.text
+    masks = sorted(path.name for path in (folder.parent / "out" / "masks").rglob("*.png"))
+    assert masks == ["cat.jpg.png", "coffee.jpg.png", "motorbike.jpg.png"]
+
+
+def test_outputs_of_other_settings_are_not_mixed(
+    run: Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--no-panels", "--prototypes", "text") == 0
+    assert run("--no-panels", "--prototypes", "text", "--power", "2") == 2
+    assert "power was 1.0" in capsys.readouterr().err
+
+
+def test_bad_input_is_named_before_any_work(
+    run: Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def message(*options: str, **named: str) -> str:
+        assert run(*options, **named) == 2
+        assert not (folder.parent / "out").exists()
+        return capsys.readouterr().err
+
+    assert "has no class 'cat'" in message(classes="zebra,dog")
+    table = folder.parent / "bad.csv"
+    table.write_text("photo,labels\ncat/cat.jpg,katze\ncat/none.jpg,\n")
+    text = message("--labels", str(table))
+    assert "labels of 2 photo(s) do not fit" in text
+    assert "cat/cat.jpg: PASCAL VOC has no class 'katze'" in text
+    assert "cat/none.jpg: no labels" in text
+    table.write_text("file,label\n")
+    assert "must start with the line photo,labels" in message("--labels", str(table))
+    assert "no.csv is no file" in message("--labels", "no.csv")
+    (folder.parent / "empty").mkdir()
+    assert main(["cams", str(folder.parent / "empty"), "--classes", "voc"]) == 2
+    assert main(["cams", str(folder.parent / "absent"), "--classes", "voc"]) == 2
+
+
+def test_the_crf_is_asked_for_before_any_work(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pydensecrf.densecrf", None)
+    monkeypatch.setitem(__import__("sys").modules, "pydensecrf", None)
+    assert run("--crf") == 2
+    assert 'pip install "vpl_plugin[crf]"' in capsys.readouterr().err
+    assert not (folder.parent / "out").exists()

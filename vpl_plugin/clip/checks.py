@@ -1,0 +1,38 @@
+"""What the functions of this package ask of their arguments, each with its own message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_pixels", "check_texts"]
+
+
+def check_pixels(pixels: Tensor, patch_size: int, device: torch.device) -> None:
+    """A batch of normalised photos whose sides are multiples of the patch size."""
+    if not isinstance(pixels, Tensor) or not pixels.is_floating_point():
+        got = pixels.dtype if isinstance(pixels, Tensor) else type(pixels).__qualname__
+        raise TypeError(f"pixels must be a floating-point tensor (B, 3, H, W), got {got}")
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
+        raise ValueError(f"pixels must be of shape (B, 3, H, W), got {tuple(pixels.shape)}")
+    height, width = pixels.shape[-2:]
+    if height % patch_size or width % patch_size:
+        raise ValueError(
+            f"pixels are {height} x {width} (height x width), and each side must be a multiple of "
+            f"the patch size {patch_size}; preprocess(photo, patch_size={patch_size}) resizes so"
+        )
+    if pixels.device != device:
+        raise ValueError(f"pixels are on {pixels.device} and the model is on {device}")
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """At least one text, and texts only."""
+    if isinstance(texts, str):
+        raise TypeError(f"texts must be a sequence of strings, got the one string {texts!r}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"texts must hold strings, got {text!r}")
+    if len(texts) == 0:
+        raise ValueError("texts must not be empty")

@@ -1,0 +1,270 @@
+"""What the rest of the package asks of a CLIP model, whichever one stands behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from vpl_plugin.clip.checks import check_pixels, check_texts
+from vpl_plugin.clip.preprocess import CLIP_MEAN, CLIP_STD, PixelArray, preprocess
+from vpl_plugin.clip.tokenizer import ClipTokenizer
+from vpl_plugin.clip.vision_tower import VisionTower
+
+__all__ = ["ClipModel", "LastBlock", "VisionTokens"]
+
+# CLIP-ES averages the maps of the last eight blocks: the last one and seven before it.
+CLIP_ES_ATTENTION_BLOCKS = 7
+
+_TEXTS_AT_ONCE = 256
+
+
+class VisionTokens(NamedTuple):
+    """What is known of a batch of photos before the last block.
+
+    Attributes:
+        tokens: (B, 1 + h * w, C), entering the last block, the class token first.
+        attention: (B, blocks, h * w, h * w), head-averaged patch-to-patch attention of the
+            blocks before the last that were asked for, in their order. Without the class
+            token's column a row sums to less than 1.
+        grid: (h, w), rows and columns of patches.
+    """
+
+    tokens: Tensor
+    attention: Tensor
+    grid: tuple[int, int]
+
+
+class LastBlock(NamedTuple):
+    """What the last block gives from its ``ln_1`` output.
+
+    Attributes:
+        output: (B, 1 + h * w, C).
+        attention: (B, h * w, h * w), its head-averaged patch-to-patch attention.
+    """
+
+    output: Tensor
+    attention: Tensor
+
+
+class ClipModel:
+    """A frozen CLIP ViT, cut before its last block so that GradCAM can start there.
+
+    Get one from :func:`vpl_plugin.clip.load_clip`. The vision tower computes in ``dtype`` (its
+    layer norms in float32 at least); texts are always encoded in float32.
+
+    Args:
+        module: an ``nn.Module`` with ``visual``, ``encode_text`` and ``logit_scale``. It is
+            frozen and put in eval mode in place.
+        name: what messages and reports call the model.
+        tokenizer: maps a list of T texts to token ids (T, context); CLIP's by default.
+        dtype: what the vision tower computes in; ``module`` is converted in place.
+
+    Attributes:
+        module: the model itself.
+        name: as given.
+        patch_size: side of a patch in pixels.
+        embed_dim: D.
+        logit_scale: the factor on cosines that the model was trained with, 100 for most.
+
+    Raises:
+        TypeError: the vision tower is no plain vision transformer.
+        ValueError: ``tokenizer`` is missing and the model does not use CLIP's vocabulary.
+
+    Example:
+        >>> from vpl_plugin.clip import load_clip
+        >>> load_clip("mini", device="cpu")
+        ClipModel('mini', patch_size=16, embed_dim=256, device=cpu, dtype=torch.float32)
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        name: str,
+        tokenizer: Callable[[list[str]], Tensor] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        parts: Any = module
+        self._tower = VisionTower(parts.visual)
+        self._tokenizer = ClipTokenizer.of(module) if tokenizer is None else tokenizer
+        self.module = module.requires_grad_(False).eval()
+        self.name = name
+        self.patch_size = self._tower.patch_size
+        self.embed_dim = self._tower.embed_dim
+        self.logit_scale = float(parts.logit_scale.float().exp())
+        self._mean, self._std = _normalisation(parts.visual)
+        for part in module.children():
+            part.to(dtype if part is parts.visual else torch.float32)
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.float()
+        for layer in parts.visual.modules():
+            if isinstance(layer, nn.LayerNorm):
+                layer.to(torch.promote_types(dtype, torch.float32))
+
+    def __repr__(self) -> str:
+        return (
+            f"ClipModel({self.name!r}, patch_size={self.patch_size}, embed_dim={self.embed_dim}, "
+            f"device={self.device}, dtype={self.dtype})"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._tower.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the vision tower computes in."""
+        return self._tower.dtype
+
+    def to(self, device: torch.device | str) -> ClipModel:
+        """Move the model, in place as ``nn.Module.to`` does, and return it."""
+        self.module.to(device)
+        return self
+
+    def preprocess(self, photo: Image.Image | PixelArray) -> Tensor:
+        """A photo as (3, H, W) pixels on the model's device, normalised as it was trained.
+
+        See :func:`vpl_plugin.clip.preprocess`.
+        """
+        return preprocess(
+            photo, self.patch_size, device=self.device, mean=self._mean, std=self._std
+        )
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings of texts.
+
+        Args:
+            texts: T of them. What exceeds the model's context (77 tokens) is cut off.
+
+        Returns:
+            (T, D) float32, unit rows.
+
+        Raises:
+            TypeError: ``texts`` is one string, or holds something else than strings.
+            ValueError: ``texts`` is empty.
+        """
+        check_texts(texts)
+        encoder: Any = self.module
+        rows = []
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            tokens = self._tokenizer(list(texts[start : start + _TEXTS_AT_ONCE]))
+            rows.append(F.normalize(encoder.encode_text(tokens.to(self.device)).float(), dim=-1))
+        return torch.cat(rows)
+
+    @torch.no_grad()
+    def tokens_before_last_block(
+        self,
+        pixels: Tensor,
+        *,
+        attention_blocks: int = CLIP_ES_ATTENTION_BLOCKS,
+        position_dtype: torch.dtype | None = None,
+    ) -> VisionTokens:
+        """Run all blocks but the last, without gradient.
+
+        Args:
+            pixels: (B, 3, H, W), normalised; H and W are multiples of the patch size.
+            attention_blocks: of how many blocks right before the last to return the attention;
+                where there are fewer blocks, that of all.
+            position_dtype: round the resized positional embedding to this dtype first.
+                ``torch.float16`` reproduces CLIP-ES, which does so in a float32 model too.
+
+        Returns:
+            The tokens that enter the last block, the attention, the grid.
+
+        Raises:
+            TypeError: ``pixels`` is no floating-point tensor.
+            ValueError: ``pixels`` has another shape, sides that are no multiple of the patch
+                size, or is on another device; ``attention_blocks`` is negative.
+        """
+        check_pixels(pixels, self.patch_size, self.device)
+        if attention_blocks < 0:
+            raise ValueError(f"attention_blocks must be 0 or more, got {attention_blocks}")
+        grid = (pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)
+        tokens = self._tower.embed(pixels, position_dtype)
+        before_last = len(self._tower.blocks) - 1
+        maps = []
+        for block in range(before_last):
+            if block < before_last - attention_blocks:
+                tokens = self._tower.run(block, tokens)
+            else:
+                activations = self._tower.norm(block, tokens)
+                tokens, attention = self._tower.run_after_norm(block, tokens, activations)
+                maps.append(attention)
+        patches = grid[0] * grid[1]
+        attention = (
+            torch.stack(maps, dim=1) if maps else tokens.new_zeros(len(tokens), 0, patches, patches)
+        )
+        return VisionTokens(tokens, attention, grid)
+
+    def last_block_norm(self, tokens: Tensor) -> Tensor:
+        """The ``ln_1`` output of the last block, the layer whose gradient GradCAM takes.
+
+        Args:
+            tokens: (B, L, C), entering the last block.
+
+        Returns:
+            The activations, (B, L, C). Differentiable.
+        """
+        return self._tower.norm(-1, tokens)
+
+    def after_norm(self, tokens: Tensor, activations: Tensor) -> LastBlock:
+        """The rest of the last block: attention, residuals and MLP.
+
+        Args:
+            tokens: (B, L, C), entering the last block (the residual).
+            activations: (B, L, C), what :meth:`last_block_norm` gave for them.
+
+        Returns:
+            The block's output (B, L, C) and its patch-to-patch attention (B, h*w, h*w). Both
+            are differentiable in ``tokens`` and ``activations``, also by a batched backward;
+            detach the attention where only its value is wanted.
+        """
+        return LastBlock(*self._tower.run_after_norm(-1, tokens, activations))
+
+    def project(self, block_output: Tensor) -> Tensor:
+        """Patch features in the space of the texts, not normalised.
+
+        Each patch token goes through ``ln_post`` and the projection; the class token is dropped.
+        CLIP-ES's image embedding is their mean.
+
+        Args:
+            block_output: (B, 1 + h * w, C), what the last block gave.
+
+        Returns:
+            (B, h * w, D). Differentiable.
+        """
+        return self._tower.project(block_output)
+
+    @torch.no_grad()
+    def dense_features(self, pixels: Tensor) -> Tensor:
+        """A feature for each patch, comparable with text embeddings by cosine.
+
+        Args:
+            pixels: (B, 3, H, W), normalised; H and W are multiples of the patch size.
+
+        Returns:
+            (B, h * w, D) in the model's dtype, unit rows; patches in row-major order.
+
+        Raises:
+            TypeError: ``pixels`` is no floating-point tensor.
+            ValueError: ``pixels`` has another shape, sides that are no multiple of the patch
+                size, or is on another device.
+        """
+        tokens = self.tokens_before_last_block(pixels, attention_blocks=0).tokens
+        # The map of the last block is not wanted here, so its fused attention does.
+        output = self._tower.run(-1, tokens)
+        return F.normalize(self.project(output), dim=-1)
+
+
+def _normalisation(visual: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and deviation open_clip notes on a model, CLIP's where it notes none."""
+    mean = getattr(visual, "image_mean", None) or CLIP_MEAN
+    std = getattr(visual, "image_std", None) or CLIP_STD
+    return tuple(mean), tuple(std)

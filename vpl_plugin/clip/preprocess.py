@@ -1,0 +1,123 @@
+"""Photos to pixels: opening, resizing to whole patches, CLIP's normalisation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "BrokenPhotoError",
+    "PixelArray",
+    "open_photo",
+    "preprocess",
+]
+
+PixelArray: TypeAlias = npt.NDArray[np.uint8]
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class BrokenPhotoError(ValueError):
+    """A file that is no photo, or only part of one."""
+
+
+def open_photo(path: str | os.PathLike[str]) -> Image.Image:
+    """Open a photo whole, in RGB and the right way up.
+
+    The orientation that cameras note in EXIF is applied, as viewers and annotation tools do.
+    Photos of PASCAL VOC and COCO carry none, so their masks fit either way. Transparency is
+    dropped.
+
+    Args:
+        path: the file, in any format that Pillow reads.
+
+    Returns:
+        The decoded photo; the file is closed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        BrokenPhotoError: the file is truncated, no photo, or one with more than 8 bits a
+            channel; the message names it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no photo at {path}")
+    try:
+        with Image.open(path) as photo:
+            return _to_rgb(ImageOps.exif_transpose(photo))
+    # Pillow's decoders raise SyntaxError and others for damaged headers.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise BrokenPhotoError(f"cannot read the photo {path}: {error}") from error
+
+
+def preprocess(
+    photo: Image.Image | PixelArray,
+    patch_size: int = 16,
+    *,
+    device: torch.device | str | None = None,
+    mean: tuple[float, ...] = CLIP_MEAN,
+    std: tuple[float, ...] = CLIP_STD,
+) -> Tensor:
+    """A photo as the pixels CLIP-ES feeds to CLIP.
+
+    Each side is resized to the next multiple of the patch size (bicubic, by Pillow), values are
+    brought to [0, 1] and normalised.
+
+    Args:
+        photo: a PIL image, or an array (H, W, 3) of uint8.
+        patch_size: side of the model's patches in pixels.
+        device: where the pixels go, the CPU by default.
+        mean: of each channel, CLIP's by default.
+        std: of each channel, CLIP's by default.
+
+    Returns:
+        (3, H', W') float32, H' and W' multiples of ``patch_size``.
+
+    Raises:
+        TypeError: ``photo`` is neither a PIL image nor an array of uint8.
+        ValueError: the array is not of shape (H, W, 3), the image has more than 8 bits a
+            channel, or the patch size is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> preprocess(np.zeros((30, 50, 3), np.uint8)).shape
+        torch.Size([3, 32, 64])
+    """
+    if patch_size < 1:
+        raise ValueError(f"patch_size must be positive, got {patch_size}")
+    image = _as_rgb(photo)
+    width, height = (-(-side // patch_size) * patch_size for side in image.size)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(resized)).to(device).permute(2, 0, 1).float() / 255
+    channels = torch.tensor([mean, std], device=pixels.device).view(2, 3, 1, 1)
+    return (pixels - channels[0]) / channels[1]
+
+
+def _to_rgb(photo: Image.Image) -> Image.Image:
+    # Pillow would clip the values of these to 255 without a word.
+    if photo.mode == "F" or photo.mode.startswith("I"):
+        raise ValueError(
+            f"photo has the mode {photo.mode!r} with more than 8 bits a channel; make it 8"
+        )
+    return photo.convert("RGB")
+
+
+def _as_rgb(photo: Image.Image | PixelArray) -> Image.Image:
+    if isinstance(photo, Image.Image):
+        return _to_rgb(photo)
+    if not isinstance(photo, np.ndarray) or photo.dtype != np.uint8:
+        got = f"an array of {photo.dtype}" if isinstance(photo, np.ndarray) else repr(type(photo))
+        raise TypeError(f"photo must be a PIL image or an array (H, W, 3) of uint8, got {got}")
+    if photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
+        raise ValueError(f"photo must be an array of shape (H, W, 3), got {photo.shape}")
+    return Image.fromarray(photo)
