@@ -191,7 +191,7 @@ def _render(
 def _miou(photos: list[DemoPhoto], rendered: list[Rendered]) -> float:
     meter = SegmentationMeter(NUM_FOREGROUND + 1)
     for item, result in zip(photos, rendered, strict=True):
-        meter.update(torch.from_numpy(result.mask), torch.from_numpy(item.mask))
+        meter.update(torch.tensor(result.mask), torch.tensor(item.mask))
     return meter.compute().miou
 
 
