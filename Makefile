@@ -24,6 +24,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy adapters
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/solvers.py
