@@ -135,6 +135,15 @@ def test_a_broken_photo_is_reported_and_the_rest_is_done(
     assert masks == ["cat.jpg.png", "coffee.jpg.png", "motorbike.jpg.png"]
 
 
+def test_where_no_photo_can_be_read_each_is_named(
+    run: Run, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in folder.rglob("*.jpg"):
+        path.write_bytes(b"no photo")
+    assert run("--no-panels") == 2
+    assert all(name in caplog.text for name in ("cat.jpg", "coffee.jpg", "motorbike.jpg"))
+
+
 def test_outputs_of_other_settings_are_not_mixed(
     run: Run, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

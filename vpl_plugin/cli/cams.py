@@ -90,17 +90,25 @@ def run(arguments: argparse.Namespace) -> int:
     Z = text_prototypes(model, [*names.prompts, *names.background])
 
     failures: dict[Path, str] = {}
-    prototypes, temperature = _prototypes(arguments, model, names, photos, Z, failures)
-    todo = [item for item in photos if not _is_done(output, item, arguments)]
-    logger.info("%d photos, %d of them done before", len(photos), len(photos) - len(todo))
-    for item, photo, encoded in _encode(model, todo, failures, "CAMs"):
-        cams = photo_cams(
-            model, encoded, prototypes, num_foreground=len(names.labels), temperature=temperature
-        )
-        text = photo_cams(model, encoded, Z, num_foreground=len(names.labels))
-        _write(output, arguments, names, item, photo, encoded, cams, text)
-    for path, why in failures.items():
-        logger.error("failed: %s: %s", path, why)
+    try:
+        prototypes, temperature = _prototypes(arguments, model, names, photos, Z, failures)
+        todo = [item for item in photos if not _is_done(output, item, arguments)]
+        logger.info("%d photos, %d of them done before", len(photos), len(photos) - len(todo))
+        for item, photo, encoded in _encode(model, todo, failures, "CAMs"):
+            cams = photo_cams(
+                model,
+                encoded,
+                prototypes,
+                num_foreground=len(names.labels),
+                temperature=temperature,
+            )
+            text = None
+            if not arguments.no_panels:
+                text = photo_cams(model, encoded, Z, num_foreground=len(names.labels))
+            _write(output, arguments, names, item, photo, encoded, cams, text)
+    finally:
+        for path, why in failures.items():
+            logger.error("failed: %s: %s", path, why)
     logger.info(
         "%d of %d photos are in %s", len(photos) - len(failures), len(photos), output.resolve()
     )
@@ -213,7 +221,7 @@ def _write(
     photo: Image.Image,
     encoded: EncodedPhoto,
     cams: PhotoCAMs,
-    text: PhotoCAMs,
+    text: PhotoCAMs | None,
 ) -> None:
     files = _targets(output, item, arguments)
     for path in files.values():
@@ -224,7 +232,7 @@ def _write(
     else:
         labels = cams_to_labels(maps, item.classes, arguments.power)
         mask = labels.to(torch.uint8).cpu().numpy()
-    if "panel" in files:
+    if text is not None:
         text_maps = resize_cams(text.refined, encoded.size)
         learned = arguments.prototypes != "text"
         rows = [
