@@ -1,0 +1,95 @@
+"""A checkout of upstream CLIP-ES: is it one, and what do its scripts call things."""
+
+from __future__ import annotations
+
+import ast
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["SCRIPTS", "UpstreamScript", "check_checkout"]
+
+
+class UpstreamScript(NamedTuple):
+    """What is known of one of upstream's two CAM scripts.
+
+    Attributes:
+        module: its name, without .py.
+        class_names: the list of class names that become text features, in the script.
+        background_names: the same of the background.
+        perform: the arguments of its ``perform``.
+        labels_in_split: the split file names the classes of each photo; else VOC's annotations do.
+        split_file: upstream's default.
+    """
+
+    module: str
+    class_names: str
+    background_names: str
+    perform: tuple[str, ...]
+    labels_in_split: bool
+    split_file: str
+
+
+_PERFORM = (
+    *("process_id", "dataset_list", "args", "model"),
+    *("bg_text_features", "fg_text_features", "cam"),
+)
+SCRIPTS = {
+    "voc12": UpstreamScript(
+        "generate_cams_voc12",
+        "new_class_names",
+        "BACKGROUND_CATEGORY",
+        _PERFORM,
+        False,
+        "voc12/train.txt",
+    ),
+    "coco14": UpstreamScript(
+        "generate_cams_coco14",
+        "new_class_names_coco",
+        "BACKGROUND_CATEGORY_COCO",
+        (*_PERFORM, "split_label_list"),
+        True,
+        "coco14/train.txt",
+    ),
+}
+_MODULES = ("clip/__init__.py", "clip_text.py", "pytorch_grad_cam/__init__.py", "utils.py")
+_FUNCTIONS = ("perform", "reshape_transform", "split_dataset", "zeroshot_classifier")
+
+
+def check_checkout(checkout: str | os.PathLike[str], script: UpstreamScript) -> Path:
+    """Reads, without running anything, whether a folder is a CLIP-ES checkout of a known shape.
+
+    Args:
+        checkout: the folder.
+        script: which of its scripts is to run.
+
+    Returns:
+        The folder's absolute path.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: files are missing, or the script is not of the shape known.
+    """
+    root = Path(checkout).resolve()
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}")
+    needed = (f"{script.module}.py", *_MODULES)
+    missing = [name for name in needed if not (root / name).is_file()]
+    if missing:
+        raise ValueError(f"{root} is not a checkout of CLIP-ES: it lacks {', '.join(missing)}")
+    path = root / f"{script.module}.py"
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except SyntaxError as error:
+        raise ValueError(f"{path} is not readable Python: {error}") from error
+    functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+    lacking = [name for name in _FUNCTIONS if name not in functions]
+    if lacking:
+        raise ValueError(f"{path} is of an unknown shape: it does not define {', '.join(lacking)}")
+    found = tuple(argument.arg for argument in functions["perform"].args.args)
+    if found != script.perform:
+        raise ValueError(
+            f"{path} is of an unknown shape: its perform takes ({', '.join(found)}),"
+            f" where ({', '.join(script.perform)}) is expected"
+        )
+    return root

@@ -1,0 +1,158 @@
+"""Seed pixels from what upstream CLIP-ES computes for a photo, kept on disk in shards."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams
+
+from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.core.pixels import PixelChunk
+from vpl_plugin.localization.seeds import seed_targets
+
+__all__ = ["PixelShards", "SeedCollector", "cams_on_grid"]
+
+# Upstream's scripts are written for this patch size.
+PATCH_SIZE = 16
+PIXELS_A_SHARD = 65_536
+
+
+class PixelShards:
+    """Pixels in the safetensors files of a folder; read anew each pass, one file at a time."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.paths = sorted(folder.glob("*.safetensors"))
+        self._device = device
+
+    def __iter__(self) -> Iterator[PixelChunk]:
+        from safetensors.torch import load_file
+
+        for path in self.paths:
+            held = load_file(path)
+            yield PixelChunk(held["features"].to(self._device), held["targets"].to(self._device))
+
+
+class SeedCollector:
+    """Turns each photo's CAM file into pixels with targets, and removes the file.
+
+    Features are caught where upstream's forward has them: behind ``ln_post``.
+
+    Args:
+        folder: where the shards go.
+        part: a name for this process's shards.
+        text_prototypes: (N, D), unit rows, foreground first.
+        num_foreground: number of foreground rows.
+        threshold: Phi of the seeds.
+        pixels_per_photo: how many to draw from each photo; None takes them all.
+        seed: of the draw.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        part: str,
+        text_prototypes: Tensor,
+        *,
+        num_foreground: int,
+        threshold: float,
+        pixels_per_photo: int | None,
+        seed: int,
+    ) -> None:
+        self._folder = folder
+        self._part = part
+        self._text_prototypes = text_prototypes
+        self._num_foreground = num_foreground
+        self._threshold = threshold
+        self._pixels_per_photo = pixels_per_photo
+        self._seed = seed
+        self._features: list[Tensor] = []
+        self._targets: list[Tensor] = []
+        self._shards = 0
+        self._tokens: Tensor | None = None
+
+    @contextmanager
+    def watching(self, model: Any) -> Iterator[None]:
+        """Catches what the model's ``ln_post`` gives while the block runs."""
+        projection = model.visual.proj.detach()
+
+        def catch(module: Any, inputs: Any, output: Tensor) -> None:
+            self._tokens = output.detach()[0, 1:] @ projection.to(output.device)
+
+        handle = model.visual.ln_post.register_forward_hook(catch)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def take(self, name: str, path: Path) -> None:
+        """Draws the pixels of one photo whose CAMs upstream has just written to ``path``."""
+        if self._tokens is None:
+            raise RuntimeError(f"upstream's code did not run the encoder's ln_post on {name}")
+        features = F.normalize(self._tokens.float(), dim=1)
+        self._tokens = None
+        keys, cams = read_upstream_cams(path)
+        path.unlink()
+        height, width = cams.shape[1:]
+        grid = (math.ceil(height / PATCH_SIZE), math.ceil(width / PATCH_SIZE))
+        maps = cams_on_grid(torch.from_numpy(cams), grid).to(features.device)
+        targets = seed_targets(
+            maps,
+            torch.from_numpy(keys),
+            features,
+            self._text_prototypes.to(features.device),
+            num_foreground=self._num_foreground,
+            threshold=self._threshold,
+        )
+        # A draw that depends on the photo alone is the same for any number of processes.
+        generator = torch.Generator().manual_seed(self._seed + zlib.crc32(name.encode()))
+        drawn = torch.randperm(len(targets), generator=generator)[: self._pixels_per_photo]
+        self._features.append(features.cpu()[drawn])
+        self._targets.append(targets.cpu()[drawn])
+        if sum(map(len, self._targets)) >= PIXELS_A_SHARD:
+            self.close()
+
+    def close(self) -> None:
+        """Writes what has not been written yet."""
+        from safetensors.torch import save_file
+
+        if self._features:
+            held = {"features": torch.cat(self._features), "targets": torch.cat(self._targets)}
+            with whole_file(self._folder / f"{self._part}-{self._shards:05d}.safetensors") as part:
+                save_file(held, part)
+            self._shards += 1
+            self._features, self._targets = [], []
+
+
+def cams_on_grid(cams: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The maps on the patch grid that upstream resized to the photo.
+
+    Its resize is linear and there are fewer patches than photo pixels, so least squares gives the
+    maps back, to the rounding of float16.
+
+    Args:
+        cams: (K, H, W), resized bilinearly from the grid.
+        grid: (h, w), at most (H, W).
+
+    Returns:
+        (K, h, w) float32, values in [0, 1].
+
+    Example:
+        >>> from vpl_plugin.localization import resize_cams
+        >>> maps = torch.tensor([[[0.0, 1.0], [0.5, 0.2]]])
+        >>> cams_on_grid(resize_cams(maps, (30, 25)), (2, 2)).round(decimals=3)
+        tensor([[[0.0000, 1.0000],
+                 [0.5000, 0.2000]]])
+    """
+    rows, columns = (
+        torch.linalg.pinv(F.interpolate(torch.eye(cells)[None], size=side, mode="linear")[0].T)
+        for cells, side in zip(grid, cams.shape[1:], strict=True)
+    )
+    return (rows @ cams.float() @ columns.T).clamp(0, 1)

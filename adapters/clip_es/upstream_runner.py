@@ -1,0 +1,415 @@
+"""Runs upstream CLIP-ES's own functions, for a process of their own.
+
+Its ``clip`` and ``pytorch_grad_cam`` shadow packages of these names in the process that runs it;
+:func:`vpl_plugin.adapters.clip_es.upstream.retrofit` starts one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import math
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vpl_plugin.adapters.clip_es.upstream_checkout import SCRIPTS
+from vpl_plugin.adapters.clip_es.upstream_devices import cpu_for_missing_cuda
+from vpl_plugin.adapters.clip_es.upstream_encoder import check_encoder, load_encoder
+from vpl_plugin.adapters.clip_es.upstream_pixels import PixelShards, SeedCollector
+from vpl_plugin.adapters.clip_es.upstream_split import read_split
+from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
+
+from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.core.prototypes import learn_vision_prototypes
+
+__all__ = ["UpstreamJob", "UpstreamPhotoError", "main", "run_job"]
+
+logger = logging.getLogger(__name__)
+
+TEMPLATES = ["a clean origami {}."]
+
+
+class UpstreamPhotoError(RuntimeError):
+    """Upstream's code failed on a photo; the message names it."""
+
+
+@dataclass(frozen=True)
+class UpstreamJob:
+    """One retrofit, in words that JSON can hold. All paths are absolute.
+
+    Attributes:
+        checkout: the CLIP-ES checkout.
+        dataset: "voc12" or "coco14".
+        model: what upstream's ``clip.load`` takes, or "mini".
+        img_root: folder of photos.
+        split_file: upstream's split file.
+        cam_out_dir: where upstream's .npy files go.
+        num_workers: processes, as upstream's flag.
+        tau_I: temperature of the vision distribution.
+        threshold: Phi of the seeds.
+        pixels_per_photo: how many to learn from in each photo; None takes them all.
+        seed: of the draw.
+        prototypes: file of prototypes learned before; None learns them.
+    """
+
+    checkout: str
+    dataset: str
+    model: str
+    img_root: str
+    split_file: str
+    cam_out_dir: str
+    num_workers: int
+    tau_I: float
+    threshold: float
+    pixels_per_photo: int | None
+    seed: int
+    prototypes: str | None
+
+    @property
+    def own_folder(self) -> Path:
+        """Where what is not upstream's goes."""
+        return Path(self.cam_out_dir) / "vpl"
+
+    @property
+    def learned(self) -> Path:
+        """Where the prototypes used are kept."""
+        return self.own_folder / "prototypes.safetensors"
+
+    @property
+    def unfinished(self) -> Path:
+        """What this folder holds is of no use to another run."""
+        return self.own_folder / "unfinished"
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in ("checkout", "cam_out_dir", "num_workers", "img_root")
+        }
+
+
+def run_job(job: UpstreamJob, *, model: nn.Module | None = None) -> dict[str, Any]:
+    """Learns vision prototypes with upstream's encoder, then runs upstream's CAMs with them.
+
+    Args:
+        job: what to do; its inputs have been checked.
+        model: a model of upstream's interface (``encode_image(image, H, W)``, ``encode_text``,
+            ``forward_last_layer``, ``visual``, ``logit_scale``) in the place of ``job.model``.
+
+    Returns:
+        What made the prototypes, as it stands beside them in JSON.
+
+    Raises:
+        UpstreamPhotoError: upstream's code failed on a photo.
+    """
+    shutil.rmtree(job.unfinished, ignore_errors=True)
+    job.unfinished.mkdir(parents=True)
+    try:
+        with cpu_for_missing_cuda(), torch.enable_grad():
+            return _Retrofit(job, model).run()
+    finally:
+        shutil.rmtree(job.unfinished, ignore_errors=True)
+
+
+def main() -> int:
+    """The child process: a job in JSON and a file for its result are the arguments."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    job = UpstreamJob(**json.loads(sys.argv[1]))
+    try:
+        result: dict[str, Any] = {"facts": run_job(job)}
+    except Exception as error:
+        # The caller tells it; the traceback is for whoever has changed the checkout.
+        traceback.print_exc()
+        result = {"error": f"{type(error).__name__}: {error}"}
+    with whole_file(sys.argv[2]) as part:
+        part.write_text(json.dumps(result))
+    return 0 if "facts" in result else 1
+
+
+class _Retrofit:
+    """Upstream's script, its model and its text features, and the two passes over the photos."""
+
+    def __init__(self, job: UpstreamJob, model: nn.Module | None) -> None:
+        self._job = job
+        self._about = SCRIPTS[job.dataset]
+        self._script = _import_script(job)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        # Upstream sets this global under __main__ and reads it in zeroshot_classifier.
+        self._script.device = device
+        if model is None:
+            model = load_encoder(job.model, self._script.clip, device)
+        check_encoder(model)
+        self._model: Any = model
+        self._class_names = list(getattr(self._script, self._about.class_names))
+        self._background = list(getattr(self._script, self._about.background_names))
+
+    def run(self) -> dict[str, Any]:
+        job, script = self._job, self._script
+        background = script.zeroshot_classifier(self._background, TEMPLATES, self._model)
+        foreground = script.zeroshot_classifier(self._class_names, TEMPLATES, self._model)
+        Z = torch.nn.functional.normalize(torch.cat([foreground, background]).float(), dim=1)
+        cam = script.GradCAM(
+            model=self._model,
+            target_layers=[self._model.visual.transformer.resblocks[-1].ln_1],
+            reshape_transform=script.reshape_transform,
+        )
+        facts = self._prototypes(Z, foreground, background, cam)
+        W = load_prototypes(job.learned)[0].to(foreground)
+        split = read_split(Path(job.split_file), self._about)
+        done = {name for name in split.photos if _cam_file(job.cam_out_dir, name).exists()}
+        if done:
+            logger.info("%d of %d photos were done before", len(done), len(split.photos))
+        with _logit_scale(self._model, 1 / facts["tau_I"]):
+            self._perform(_KeepCAMs(Path(job.cam_out_dir)), W, len(foreground), cam, skip=done)
+        return facts
+
+    def _prototypes(
+        self, Z: Tensor, foreground: Tensor, background: Tensor, cam: Any
+    ) -> dict[str, Any]:
+        """Makes sure that ``job.learned`` is there; returns what made it."""
+        job = self._job
+        if job.learned.exists():
+            return load_prototypes(job.learned)[1]
+        facts: dict[str, Any] = {"settings": job.settings(), "tau_I": job.tau_I}
+        if job.prototypes is not None:
+            W, made_by = load_prototypes(job.prototypes)
+            if W.shape != Z.shape:
+                raise ValueError(
+                    f"{job.prototypes} holds prototypes of shape {tuple(W.shape)}; these classes"
+                    f" and this model take {tuple(Z.shape)}"
+                )
+            facts = {
+                **made_by,
+                "tau_I": made_by.get("tau_I", job.tau_I),
+                **{"settings": job.settings()},
+            }
+        else:
+            shards = job.unfinished / "pixels"
+            shards.mkdir()
+            learner = _CollectSeeds(shards, Z.cpu(), len(foreground), job)
+            self._perform(learner, torch.cat([foreground, background]), len(foreground), cam)
+            fit = learn_vision_prototypes(
+                PixelShards(shards, Z.device), Z, job.tau_I, full_output=True
+            )
+            W = fit.prototypes
+            facts |= {
+                "upstream": f"CLIP-ES, {self._about.module}.py",
+                "classes": self._class_names,
+                "background": self._background,
+                "threshold": job.threshold,
+                "loss": float(fit.losses[-1]),
+                "gap": float(fit.gaps[-1]),
+                "text_gap": float(fit.gaps[0]),
+                "passes": fit.passes,
+                "stop_reason": fit.stop_reason,
+            }
+        save_prototypes(job.learned, W.cpu(), facts)
+        return facts
+
+    def _perform(
+        self,
+        visitor: _Visitor,
+        prototypes: Tensor,
+        num_foreground: int,
+        cam: Any,
+        skip: set[str] | frozenset[str] = frozenset(),
+    ) -> None:
+        """Upstream's ``perform`` on every photo of the split, in its own number of processes."""
+        split = read_split(Path(self._job.split_file), self._about)
+        kept = [i for i, name in enumerate(split.photos) if name not in skip]
+        photos = [split.photos[i] for i in kept]
+        labels = [split.labels[i] for i in kept]
+        if not photos:
+            return
+        # Upstream hands its last process what does not divide, so more processes than photos
+        # would leave all but one without work.
+        workers = min(self._job.num_workers, len(photos))
+        if self._about.labels_in_split:
+            parts, label_parts = self._script.split_dataset(photos, labels, n_splits=workers)
+        else:
+            parts, label_parts = self._script.split_dataset(photos, n_splits=workers), None
+        output = self._job.unfinished / "cams"
+        output.mkdir(exist_ok=True)
+        settings = argparse.Namespace(
+            img_root=self._job.img_root,
+            split_file=self._job.split_file,
+            cam_out_dir=str(output),
+            model=self._job.model,
+            num_workers=workers,
+        )
+        arguments = (
+            self._about.module,
+            visitor,
+            parts,
+            settings,
+            self._model,
+            prototypes[num_foreground:],
+            prototypes[:num_foreground],
+            cam,
+            label_parts,
+        )
+        if workers == 1:
+            _perform_part(0, *arguments)
+        else:
+            torch.multiprocessing.spawn(_perform_part, nprocs=workers, args=arguments)
+
+
+def _perform_part(
+    process_id: int,
+    module: str,
+    visitor: _Visitor,
+    parts: list[list[str]],
+    settings: argparse.Namespace,
+    model: Any,
+    background: Tensor,
+    foreground: Tensor,
+    cam: Any,
+    label_parts: list[list[list[str]]] | None,
+) -> None:
+    """One process's share, by upstream's ``perform``."""
+    script = importlib.import_module(module)
+    photos = _VisitedPhotos(parts[process_id], visitor, settings.cam_out_dir)
+    shares: list[list[str]] = [*parts[:process_id], photos, *parts[process_id + 1 :]]
+    more = () if label_parts is None else (label_parts,)
+    with cpu_for_missing_cuda(), visitor.during(model, process_id):
+        try:
+            script.perform(process_id, shares, settings, model, background, foreground, cam, *more)
+        except Exception as error:
+            raise UpstreamPhotoError(
+                f"upstream's perform() failed on {photos.current}: {type(error).__name__}: {error}"
+            ) from error
+    if photos.current is not None:
+        raise UpstreamPhotoError(
+            f"upstream's perform() stopped at {photos.current}: it found no valid object in it"
+        )
+
+
+class _Visitor:
+    """What happens to the .npy file of each photo."""
+
+    @contextmanager
+    def during(self, model: Any, process_id: int) -> Iterator[None]:
+        """What must be in place while upstream works."""
+        yield
+
+    def take(self, name: str, path: Path) -> None:
+        """The file of a photo is complete."""
+        raise NotImplementedError
+
+
+class _KeepCAMs(_Visitor):
+    """Puts finished files where the user wants them: a killed run leaves no broken one there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def take(self, name: str, path: Path) -> None:
+        path.replace(_cam_file(self._folder, name))
+
+
+class _CollectSeeds(_Visitor):
+    """Pixels with targets from the text CAMs."""
+
+    def __init__(
+        self, folder: Path, text_prototypes: Tensor, num_foreground: int, job: UpstreamJob
+    ) -> None:
+        self._folder = folder
+        self._text_prototypes = text_prototypes
+        self._num_foreground = num_foreground
+        self._job = job
+
+    @contextmanager
+    def during(self, model: Any, process_id: int) -> Iterator[None]:
+        self._collector = SeedCollector(
+            self._folder,
+            f"{process_id:03d}",
+            self._text_prototypes,
+            num_foreground=self._num_foreground,
+            threshold=self._job.threshold,
+            pixels_per_photo=self._job.pixels_per_photo,
+            seed=self._job.seed,
+        )
+        with self._collector.watching(model):
+            yield
+        self._collector.close()
+
+    def take(self, name: str, path: Path) -> None:
+        self._collector.take(name, path)
+
+
+class _VisitedPhotos(list[str]):
+    """A list of photos that knows when upstream is through with one: it asks for the next."""
+
+    def __init__(self, names: list[str], visitor: _Visitor, folder: str) -> None:
+        super().__init__(names)
+        self.current: str | None = None
+        self._visitor = visitor
+        self._folder = folder
+
+    def __iter__(self) -> Iterator[str]:
+        for name in super().__iter__():
+            self.current = name
+            yield name
+            self._visitor.take(name, _cam_file(self._folder, name))
+            self.current = None
+
+
+def _cam_file(folder: str | Path, photo: str) -> Path:
+    return Path(folder) / photo.replace("jpg", "npy")
+
+
+@contextmanager
+def _logit_scale(model: Any, scale: float) -> Iterator[None]:
+    """The softmax of upstream's forward at another temperature."""
+    kept = model.logit_scale.detach().clone()
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(scale))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            model.logit_scale.copy_(kept)
+
+
+def _import_script(job: UpstreamJob) -> Any:
+    """Upstream's script as a module, from the checkout and from nowhere else."""
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, job.checkout)
+    _provide_pkg_resources(job.unfinished)
+    script = importlib.import_module(SCRIPTS[job.dataset].module)
+    for name in (SCRIPTS[job.dataset].module, "clip", "clip_text", "pytorch_grad_cam", "utils"):
+        origin = Path(getattr(sys.modules.get(name), "__file__", None) or "")
+        if not origin.resolve().is_relative_to(job.checkout):
+            raise ImportError(
+                f"{name} must come from the checkout {job.checkout}; this process has it from"
+                f" {origin}: run the retrofit in a process of its own"
+            )
+    return script
+
+
+def _provide_pkg_resources(folder: Path) -> None:
+    """Upstream's clip asks setuptools for ``packaging``, which today's setuptools lacks."""
+    try:
+        from pkg_resources import packaging  # noqa: F401
+    except ImportError:
+        sys.modules.pop("pkg_resources", None)
+        # A file, as processes that upstream's flag starts must find it as well.
+        shim = folder / "setuptools_as_it_was"
+        shim.mkdir()
+        (shim / "pkg_resources.py").write_text("import packaging\nimport packaging.version\n")
+        sys.path.insert(1, str(shim))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,5 @@
+class_names = ["cat", "dog", "sheep"]
+new_class_names = ["cat", "dog", "sheep with wool"]
+BACKGROUND_CATEGORY = ["grass", "sky"]
+new_class_names_coco = ["person with clothes", "cup", "zebra", "kite"]
+BACKGROUND_CATEGORY_COCO = ["water", "wall", "road"]

@@ -1,0 +1,86 @@
+"""``vpl-clip-es --upstream``: vision prototypes in a checkout of CLIP-ES."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vpl_plugin.adapters.clip_es.upstream import UpstreamError, retrofit
+from vpl_plugin.adapters.clip_es.upstream_checkout import SCRIPTS
+
+__all__ = ["main"]
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command. Returns 0, 1 where upstream's code failed, 2 for bad input."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        done = retrofit(
+            arguments.upstream,
+            model=arguments.model,
+            img_root=arguments.img_root,
+            cam_out_dir=arguments.cam_out_dir,
+            split_file=arguments.split_file,
+            dataset=arguments.dataset,
+            num_workers=arguments.num_workers,
+            tau_I=arguments.tau_I,
+            threshold=arguments.threshold,
+            pixels_per_photo=arguments.pixels_per_photo or None,
+            seed=arguments.seed,
+            prototypes=arguments.prototypes,
+        )
+    except UpstreamError as error:
+        print(f"vpl-clip-es: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"vpl-clip-es: {error}", file=sys.stderr)
+        return 2
+    logger.info("CAMs of %d photos are in %s", done.photos, done.cam_out_dir)
+    logger.info("the prototypes are in %s", done.prototypes)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vpl-clip-es --upstream",
+        description="Runs CLIP-ES's own scripts, unmodified, with vision prototypes.",
+    )
+    parser.add_argument("--upstream", type=Path, required=True, help="checkout of CLIP-ES")
+    parser.add_argument(
+        "--dataset", choices=sorted(SCRIPTS), default="voc12", help="which script (default: voc12)"
+    )
+    upstream = parser.add_argument_group("upstream's own flags")
+    upstream.add_argument("--img_root", type=Path, required=True, help="folder of photos")
+    upstream.add_argument(
+        "--split_file", type=Path, help="photos to use (default: the checkout's train split)"
+    )
+    upstream.add_argument(
+        "--cam_out_dir",
+        type=Path,
+        required=True,
+        help='folder for the .npy files; upstream\'s eval scripts want "voc" or "coco" in its path',
+    )
+    upstream.add_argument("--model", required=True, help='ViT-B-16.pt, or "mini"')
+    upstream.add_argument("--num_workers", type=int, default=1, help="processes (default: 1)")
+    own = parser.add_argument_group("vision prototypes")
+    own.add_argument("--tau-I", type=float, default=0.03, help="temperature (default: 0.03)")
+    own.add_argument("--threshold", type=float, default=0.4, help="Phi (default: 0.4)")
+    own.add_argument(
+        "--pixels-per-photo",
+        type=int,
+        default=128,
+        help="drawn from each photo; 0 takes them all (default: 128)",
+    )
+    own.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
+    own.add_argument("--prototypes", type=Path, help=".safetensors of an earlier run, to use as is")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
