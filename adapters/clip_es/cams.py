@@ -1,17 +1,19 @@
-"""CAMs of one photo from any prototypes: GradCAM, then attention affinity."""
+"""CAMs from any prototypes: GradCAM, then attention affinity."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from vpl_plugin.adapters.clip_es.encoding import EncodedPhoto
 
 from vpl_plugin.clip.model import ClipModel
-from vpl_plugin.localization.affinity import refine_cams
+from vpl_plugin.localization.affinity import mean_attention, refine_cams
 from vpl_plugin.localization.gradcam import grad_cam
 
-__all__ = ["PhotoCAMs", "photo_cams"]
+__all__ = ["PhotoCAMs", "batch_cams", "photo_cams"]
 
 
 class PhotoCAMs(NamedTuple):
@@ -70,3 +72,55 @@ def photo_cams(
     )
     raw = output.cams[0]
     return PhotoCAMs(raw, refine_cams(raw, photo.attention), output.probabilities[0])
+
+
+def batch_cams(
+    model: ClipModel,
+    pixels: Tensor,
+    classes: Sequence[Sequence[int]],
+    prototypes: Tensor,
+    *,
+    num_foreground: int,
+    temperature: float | None = None,
+    position_dtype: torch.dtype | None = None,
+) -> list[tuple[PhotoCAMs, Tensor]]:
+    """CAMs and dense features of photos of equal size, each block of the encoder run once.
+
+    Args:
+        model: the frozen CLIP model.
+        pixels: (B, 3, H, W), as ``model.preprocess`` gives them.
+        classes: for each photo the indices of the classes present.
+        prototypes: (N, D), the foreground rows, then the background's.
+        num_foreground: number of foreground rows.
+        temperature: of GradCAM's softmax; see :func:`photo_cams`.
+        position_dtype: see :func:`vpl_plugin.adapters.clip_es.encode_photo`.
+
+    Returns:
+        For each photo its CAMs and its features (h * w, D), unit rows.
+
+    Example:
+        >>> import torch
+        >>> from vpl_plugin.clip import load_clip
+        >>> model = load_clip("mini", device="cpu")
+        >>> pixels = torch.zeros(2, 3, 32, 48)
+        >>> done = batch_cams(model, pixels, [[0], [0, 1]], torch.eye(3, 256), num_foreground=2)
+        >>> [tuple(cams.refined.shape) for cams, _ in done]
+        [(1, 2, 3), (2, 2, 3)]
+    """
+    tokens = model.tokens_before_last_block(pixels, position_dtype=position_dtype)
+    output = grad_cam(
+        model,
+        tokens,
+        prototypes,
+        classes,
+        num_foreground=num_foreground,
+        temperature=temperature,
+    )
+    refined = refine_cams(output.cams, mean_attention(tokens.attention, output.attention))
+    return [
+        (
+            PhotoCAMs(output.cams[b, :k], refined[b, :k], output.probabilities[b, :k]),
+            output.features[b],
+        )
+        for b, k in enumerate(map(len, classes))
+    ]

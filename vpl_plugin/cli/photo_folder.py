@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
+from vpl_plugin.adapters.datasets.folder import csv_rows, folder_rows
 from vpl_plugin.clip.class_names import COCO, VOC, ClassNames
 
 __all__ = ["LabelledPhoto", "class_names", "labelled_photos"]
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-COLUMNS = ["photo", "labels"]
 DATA_SETS = {"voc": VOC, "coco": COCO}
 
 
@@ -73,7 +71,7 @@ def labelled_photos(
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder")
-    rows = _from_csv(labels) if labels is not None else _from_folders(folder)
+    rows = csv_rows(labels) if labels is not None else folder_rows(folder)
     photos, wrong = [], []
     for relative, present in sorted(rows.items()):
         try:
@@ -91,27 +89,3 @@ def labelled_photos(
         where = f"{labels} names no photo" if labels else f"{folder} has no photo in a class folder"
         raise ValueError(where)
     return photos
-
-
-def _from_csv(labels: Path) -> dict[Path, list[str]]:
-    if not labels.is_file():
-        raise FileNotFoundError(f"{labels} is no file")
-    with labels.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        if reader.fieldnames != COLUMNS:
-            raise ValueError(
-                f"{labels} must start with the line photo,labels; got {reader.fieldnames}"
-            )
-        return {
-            Path(row["photo"]): [
-                name.strip() for name in (row["labels"] or "").split(";") if name.strip()
-            ]
-            for row in reader
-        }
-
-
-def _from_folders(folder: Path) -> dict[Path, list[str]]:
-    found = (
-        path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES
-    )
-    return {path: [path.parts[0]] for path in found if len(path.parts) > 1}

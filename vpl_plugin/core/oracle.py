@@ -6,6 +6,7 @@ it without any solver changing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -58,6 +59,7 @@ class TargetMoments:
         tau_T: float,
         threshold: float | None,
         ignore_index: int,
+        reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         classes, dim = text_prototypes.shape
         # Sums over millions of pixels are kept in float64.
@@ -82,6 +84,9 @@ class TargetMoments:
             self.moment += targets.T @ x
             self.class_mass += targets.sum(dim=0, dtype=torch.float64)
             self.entropy += entropy.sum(dtype=torch.float64)
+        if reduce is not None:
+            self.moment, self.class_mass = reduce(self.moment), reduce(self.class_mass)
+            self.total, self.entropy = reduce(self.total), reduce(self.entropy)
         if float(self.total) == 0:
             raise ValueError(
                 "every pixel is ignored: the weights sum to 0 or all targets are the ignore_index"
@@ -119,9 +124,16 @@ class InstanceOracle:
     """
 
     def __init__(
-        self, pixels: Pixels, moments: TargetMoments, *, tau_I: float, ignore_index: int
+        self,
+        pixels: Pixels,
+        moments: TargetMoments,
+        *,
+        tau_I: float,
+        ignore_index: int,
+        reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.passes = 0
+        self._reduce = reduce
         self._pixels = pixels
         self._moments = moments
         self._tau_I = tau_I
@@ -151,6 +163,8 @@ class InstanceOracle:
             log_partition += row_loss.sum(dtype=torch.float64)
             expected.addmm_(exponentials.mul_(row_scale).T, x)
         self.passes += 1
+        if self._reduce is not None:
+            expected, log_partition = self._reduce(expected), self._reduce(log_partition)
         agreement = (moments.moment.double() * W.double()).sum() / tau
         loss = (log_partition - agreement) / moments.total
         gradient = (expected - moments.moment) / (moments.total * tau).to(W.dtype)
@@ -168,6 +182,8 @@ class InstanceOracle:
                 scale = scale * weights[:, None]
             total.addmm_(x.T, x * scale)
         self.passes += 1
+        if self._reduce is not None:
+            total = self._reduce(total)
         return total / self._moments.total.to(like.dtype)
 
     def _scale(self, number: int, x: Tensor) -> Tensor:

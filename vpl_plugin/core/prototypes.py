@@ -109,6 +109,7 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
     chunk_size: int | None = None,
     regularization: str = "instance",
     callback: Callable[[Iterate], bool | None] | None = None,
+    reduce: Callable[[Tensor], Tensor] | None = None,
     full_output: bool = False,
 ) -> Tensor | PrototypeFit:
     r"""Learns class prototypes in vision space from text prototypes (Alg. 1 of the VPL paper).
@@ -152,6 +153,9 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
         regularization: "instance" (Eq. 7; each pixel is an anchor) or "class" (each pixel's
             anchor is its class; see Theorem 2, and :class:`~vpl_plugin.core.oracle.ClassOracle`).
         callback: called with an :class:`Iterate` each iteration; True from it stops.
+        reduce: where the pixels are spread over processes: maps a tensor to its sum over all of
+            them, such as :func:`~vpl_plugin.core.distributed.sum_over_ranks`. Each process gives
+            its own pixels, at least one, and gets the same W.
         full_output: return a :class:`PrototypeFit` instead of W alone.
 
     Returns:
@@ -200,11 +204,18 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
     with torch.no_grad(), torch.autocast(text_protos.device.type, enabled=False):
         Z = unit_rows(text_protos.to(_compute_dtype(pixels, text_protos)))
         moments = TargetMoments(
-            pixels, Z, tau_T=tau_T, threshold=threshold, ignore_index=ignore_index
+            pixels,
+            Z,
+            tau_T=tau_T,
+            threshold=threshold,
+            ignore_index=ignore_index,
+            reduce=reduce,
         )
         oracle: Oracle
         if regularization == "instance":
-            oracle = InstanceOracle(pixels, moments, tau_I=tau_I, ignore_index=ignore_index)
+            oracle = InstanceOracle(
+                pixels, moments, tau_I=tau_I, ignore_index=ignore_index, reduce=reduce
+            )
         else:
             oracle = ClassOracle(moments, Z, tau_T=tau_T, tau_I=tau_I)
         geometry = CONSTRAINTS[constraint]()

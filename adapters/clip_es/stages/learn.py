@@ -1,0 +1,172 @@
+"""Stage ``learn``: vision prototypes from the seeds on disk, a chunk in memory at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from vpl_plugin.adapters.clip_es.stage_files import read_seeds, stored_targets
+from vpl_plugin.adapters.clip_es.stages.run_folder import claim_folder, settings_of
+from vpl_plugin.adapters.clip_es.stages.seeds import seeds_file
+from vpl_plugin.adapters.clip_es.stages.settings import PROTOTYPES, TEXT_PROTOTYPES, Settings
+from vpl_plugin.adapters.datasets.photo_set import PhotoSet
+from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
+
+from vpl_plugin.core.distributed import sum_over_ranks
+from vpl_plugin.core.pixels import PixelChunk
+from vpl_plugin.core.prototypes import Iterate, learn_vision_prototypes
+
+__all__ = ["SeedStream", "run_learn"]
+
+logger = logging.getLogger(__name__)
+
+TAU_T = 0.01
+FILES_AT_ONCE = 64
+
+
+class SeedStream:
+    """A re-iterable of :class:`PixelChunk` over files of seeds; each pass reads them anew.
+
+    Args:
+        files: of the stage ``seeds``.
+        text_prototypes: (N, D), the foreground rows, then the background's; chunks go to their
+            device.
+        num_foreground: number of foreground rows.
+        workers: threads that read.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        text_prototypes: Tensor,
+        *,
+        num_foreground: int,
+        workers: int = 1,
+    ) -> None:
+        self.files = list(files)
+        self._text = text_prototypes
+        self._num_foreground = num_foreground
+        self._workers = workers
+
+    def __iter__(self) -> Iterator[PixelChunk]:
+        with ThreadPoolExecutor(self._workers) as pool:
+            for start in range(0, len(self.files), FILES_AT_ONCE):
+                stored = list(pool.map(read_seeds, self.files[start : start + FILES_AT_ONCE]))
+                device = self._text.device
+                features = torch.from_numpy(np.concatenate([item.features for item in stored]))
+                seeds = torch.from_numpy(np.concatenate([item.seeds for item in stored]))
+                features = torch.nn.functional.normalize(features.to(device).float(), dim=1)
+                targets = stored_targets(
+                    features,
+                    seeds.to(device).long(),
+                    self._text,
+                    num_foreground=self._num_foreground,
+                    tau_T=TAU_T,
+                )
+                yield PixelChunk(features, targets)
+
+
+def run_learn(
+    photos: PhotoSet,
+    settings: Settings,
+    failures: dict[Path, str],
+    *,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Learns vision prototypes from the seeds of the set's photos, unless they are there.
+
+    With a shard of several processes each reads its share of the files, the sums go through
+    ``torch.distributed``, and the first process writes.
+
+    Args:
+        photos: the set.
+        settings: of the run.
+        failures: gets the photos without seeds.
+        device: where to compute.
+
+    Raises:
+        FileNotFoundError: there are no seeds at all.
+        ValueError: the folder holds prototypes of other settings, or a seeds file is broken.
+        OSError: a file cannot be written.
+    """
+    made_by = settings_of(settings.seeds, "seeds")
+    files = []
+    for item in photos.photos:
+        file = seeds_file(settings, item.name)
+        if file.exists():
+            files.append(file)
+        else:
+            failures.setdefault(item.photo, f"it has no seeds at {file}")
+    if not files:
+        raise FileNotFoundError(f"{settings.seeds} has no seeds of any photo of this split")
+    listed = "\n".join(file.relative_to(settings.seeds).as_posix() for file in files)
+    facts = {
+        "seeds": made_by,
+        "photos": len(files),
+        "photos_sha256": hashlib.sha256(listed.encode()).hexdigest(),
+        "tau_T": TAU_T,
+        "tau_I": settings.tau_I,
+        "solver": settings.solver,
+        "iterations": settings.iterations,
+        "tolerance": settings.tolerance,
+    }
+    claim_folder(settings.learned, facts, alone=settings.shard[1] == 1)
+    target = settings.learned / PROTOTYPES
+    if target.exists():
+        return
+    rank, world = settings.shard
+    # With fewer files than processes each one reads them all.
+    share = files[rank::world] if len(files) >= world else files
+    text, about = load_prototypes(settings.seeds / TEXT_PROTOTYPES)
+    stream = SeedStream(
+        share,
+        text.to(device),
+        num_foreground=len(photos.names.labels),
+        workers=settings.workers,
+    )
+    with tqdm(desc="learn", unit="iteration", disable=rank > 0) as progress:
+
+        def count(_: Iterate) -> None:
+            progress.update()
+
+        fit = learn_vision_prototypes(
+            stream,
+            text.to(device),
+            settings.tau_I,
+            solver=settings.solver,
+            iterations=settings.iterations,
+            tolerance=settings.tolerance,
+            callback=count,
+            reduce=sum_over_ranks if len(share) < len(files) else None,
+            full_output=True,
+        )
+    if rank > 0:
+        return
+    made = {
+        **about,
+        "kind": "vision",
+        **facts,
+        "loss": float(fit.losses[-1]),
+        "kl": float(fit.losses[-1] - fit.target_entropy),
+        "gap": float(fit.gaps[-1]),
+        "text_loss": float(fit.losses[0]),
+        "text_gap": float(fit.gaps[0]),
+        "passes": fit.passes,
+        "stop_reason": fit.stop_reason,
+    }
+    save_prototypes(target, fit.prototypes.cpu(), made)
+    logger.info(
+        "prototypes of %d photos: loss %.4f -> %.4f in %d passes (%s)",
+        len(files),
+        made["text_loss"],
+        made["loss"],
+        fit.passes,
+        fit.stop_reason,
+    )

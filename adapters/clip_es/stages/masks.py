@@ -1,0 +1,168 @@
+"""Stage ``masks``: refined CAMs -> dense CRF in worker processes -> palette PNG."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from vpl_plugin.adapters.clip_es.stage_files import read_cams
+from vpl_plugin.adapters.clip_es.stages.cams import cams_file
+from vpl_plugin.adapters.clip_es.stages.run_folder import claim_folder, settings_of
+from vpl_plugin.adapters.clip_es.stages.settings import Settings
+from vpl_plugin.adapters.datasets.photo_set import PhotoSet
+
+from vpl_plugin.clip.preprocess import open_photo
+from vpl_plugin.localization.crf import clip_es_photo, dense_crf
+from vpl_plugin.localization.mask_files import write_mask
+from vpl_plugin.localization.seeds import background_score, resize_cams
+
+__all__ = ["MaskJob", "make_mask", "run_masks"]
+
+IGNORE_INDEX = 255
+
+
+class MaskJob(NamedTuple):
+    """What one photo's masks take.
+
+    Attributes:
+        photo: path of the photo.
+        cams: path of its CAMs.
+        mask: where the pseudo-mask goes, 255 where unsure.
+        labels: where the labels of all pixels go.
+        power: of the background score.
+        confidence: below it a pixel is unsure.
+        parity: the CRF sees the photo as upstream's script hands it over.
+    """
+
+    photo: Path
+    cams: Path
+    mask: Path
+    labels: Path
+    power: float
+    confidence: float
+    parity: bool
+
+
+def run_masks(photos: PhotoSet, settings: Settings, failures: dict[Path, str]) -> None:
+    """Writes the masks of every photo whose files are not there yet.
+
+    Args:
+        photos: the set.
+        settings: of the run.
+        failures: gets the photos without CAMs, and those that cannot be read.
+
+    Raises:
+        FileNotFoundError: there are no CAMs at all.
+        ImportError: no dense CRF is installed.
+        ValueError: the folder holds masks of other settings, or there are too many classes.
+        OSError: a file cannot be written.
+    """
+    if len(photos.names.labels) >= IGNORE_INDEX:
+        raise ValueError(
+            f"masks have 8 bits: at most {IGNORE_INDEX - 1} classes; got {len(photos.names.labels)}"
+        )
+    # A missing CRF is told now, not by each worker.
+    dense_crf(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 2), 0.5, np.float32))
+    facts = {
+        "cams": settings_of(settings.cams, "cams"),
+        "power": settings.power,
+        "confidence": settings.confidence,
+        "parity": settings.parity,
+    }
+    for folder in (settings.masks, settings.labels):
+        claim_folder(folder, facts, alone=settings.shard[1] == 1)
+    rank, world = settings.shard
+    jobs = []
+    for item in photos.photos[rank::world]:
+        job = MaskJob(
+            item.photo,
+            cams_file(settings, item.name),
+            settings.masks / f"{item.name}.png",
+            settings.labels / f"{item.name}.png",
+            settings.power,
+            settings.confidence,
+            settings.parity,
+        )
+        if not job.cams.exists():
+            failures.setdefault(item.photo, f"it has no CAMs at {job.cams}")
+        elif not (job.mask.exists() and job.labels.exists()):
+            job.mask.parent.mkdir(parents=True, exist_ok=True)
+            job.labels.parent.mkdir(parents=True, exist_ok=True)
+            jobs.append(job)
+    if not jobs:
+        return
+    for job, result in tqdm(
+        _finished(jobs, min(settings.workers, len(jobs))),
+        total=len(jobs),
+        desc="masks",
+        unit="photo",
+        disable=rank > 0,
+    ):
+        try:
+            result()
+        # BrokenPhotoError is a ValueError.
+        except (ValueError, FileNotFoundError) as error:
+            failures[job.photo] = str(error)
+
+
+def make_mask(job: MaskJob) -> None:
+    """Writes the pseudo-mask and the labels of one photo."""
+    photo = np.asarray(open_photo(job.photo))
+    stored = read_cams(job.cams)
+    if photo.shape[:2] != stored.size:
+        raise ValueError(
+            f"{job.photo} is of size {photo.shape[:2]}, its CAMs are of a photo of {stored.size}"
+        )
+    maps = resize_cams(stored.refined, stored.size)
+    scores = torch.cat([background_score(maps, job.power), maps]).numpy()
+    probabilities = dense_crf(clip_es_photo(photo) if job.parity else photo, scores)
+    of_map = np.array([0, *(index + 1 for index in stored.classes)], np.uint8)
+    labels = of_map[probabilities.argmax(axis=0)]
+    mask = np.where(probabilities.max(axis=0) < job.confidence, IGNORE_INDEX, labels)
+    write_mask(job.labels, labels)
+    write_mask(job.mask, mask.astype(np.uint8))
+
+
+def _finished(jobs: list[MaskJob], workers: int) -> Iterator[tuple[MaskJob, Callable[[], None]]]:
+    """Yields each job with what raises its error; only a few wait in memory at a time."""
+    if workers == 1:
+        yield from ((job, partial(make_mask, job)) for job in jobs)
+        return
+    # Spawned, as a fork of a process with threads and a GPU is not safe.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        waiting: dict[Future[None], MaskJob] = {}
+        try:
+            for job in jobs:
+                waiting[pool.submit(make_mask, job)] = job
+                if len(waiting) >= 4 * workers:
+                    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                    yield from ((waiting.pop(future), future.result) for future in done)
+            while waiting:
+                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from ((waiting.pop(future), future.result) for future in done)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    # The processes share the cores among themselves.
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent takes its workers with it, which would else wait for jobs for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,93 @@
+"""PASCAL VOC's layout: JPEGImages, Annotations, SegmentationClass(Aug), ImageSets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
+from vpl_plugin.adapters.datasets.split_file import read_lines
+from vpl_plugin.adapters.voc_split import present_classes
+
+from vpl_plugin.clip.class_names import VOC, ClassNames
+from vpl_plugin.localization.mask_files import read_mask
+
+__all__ = ["voc_photos"]
+
+LABEL_SOURCES = ("annotations", "masks")
+
+
+def voc_photos(
+    root: str | os.PathLike[str],
+    split: str | os.PathLike[str] = "train_aug",
+    *,
+    labels: str = "annotations",
+    masks: str = "SegmentationClassAug",
+    names: ClassNames = VOC,
+) -> PhotoSet:
+    """The photos of a split, with the classes that their annotations name.
+
+    Args:
+        root: the folder that holds ``JPEGImages``, such as ``VOCdevkit/VOC2012``.
+        split: a split file, or the name of a list in ``ImageSets/Segmentation``.
+        labels: "annotations" (``Annotations/*.xml``, all objects, the difficult ones too) or
+            "masks" (the classes in the ground-truth masks).
+        masks: folder of the ground truth below ``root``; where it does not exist,
+            ``SegmentationClass`` takes its place.
+        names: the classes.
+
+    Returns:
+        The photos in the order of the file. A missing file, a broken annotation and an unknown
+        class are among its failures, not raised.
+
+    Raises:
+        FileNotFoundError: there is no such folder or split file.
+        ValueError: the split file names no photo, or ``labels`` is something else.
+    """
+    root = Path(root)
+    if labels not in LABEL_SOURCES:
+        raise ValueError(f"labels must be one of {', '.join(LABEL_SOURCES)}; got {labels!r}")
+    if not (root / "JPEGImages").is_dir():
+        raise FileNotFoundError(f"{root} is not in VOC's layout: it has no folder JPEGImages")
+    _, lines = read_lines(root, split, ["ImageSets/Segmentation", "ImageSets/Main"])
+    mask_folder = root / masks if (root / masks).is_dir() else root / "SegmentationClass"
+    photos, failures, empty = [], {}, 0
+    for name, _ in lines:
+        photo, mask = root / "JPEGImages" / f"{name}.jpg", mask_folder / f"{name}.png"
+        told_by = mask if labels == "masks" else root / "Annotations" / f"{name}.xml"
+        if not photo.is_file():
+            failures[photo] = "there is no such photo"
+            continue
+        try:
+            present = present_classes(read_mask(mask)) if labels == "masks" else None
+            classes = _annotated(told_by, names) if present is None else present
+            unknown = [index for index in classes if index >= len(names.labels)]
+            if unknown:
+                raise ValueError(f"{names.name} has no class of the label {unknown[0] + 1}")
+        except FileNotFoundError:
+            failures[told_by] = "there is no such file, so the photo has no labels"
+            continue
+        except ValueError as error:
+            failures[told_by] = str(error)
+            continue
+        if classes:
+            photos.append(SetPhoto(name, photo, tuple(classes), mask))
+        else:
+            empty += 1
+    return PhotoSet(names, photos, failures, empty)
+
+
+def _annotated(path: Path, names: ClassNames) -> list[int]:
+    """The classes of an annotation, each once, in its order."""
+    import xml.etree.ElementTree as ElementTree
+
+    # Annotations come from the network: entities must neither expand nor fetch.
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import parse
+
+    try:
+        root = parse(path).getroot()
+    except (ElementTree.ParseError, DefusedXmlException) as error:
+        raise ValueError(f"no readable annotation: {error}") from error
+    found = (thing.findtext("name", "").strip() for thing in root.iter("object"))
+    return names.indices(dict.fromkeys(found))

@@ -1,0 +1,214 @@
+"""The stages as Python functions: streaming, subsampling, and parity with upstream's own output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from vpl_plugin.adapters.clip_es import encode_photo, photo_cams, stages
+from vpl_plugin.adapters.clip_es.stage_files import (
+    StoredSeeds,
+    read_cams,
+    read_seeds,
+    seed_classes,
+    stored_targets,
+    write_seeds,
+)
+from vpl_plugin.adapters.clip_es.stages.photo_batches import plan_batches
+from vpl_plugin.adapters.clip_es.stages.run_folder import claim_folder
+from vpl_plugin.adapters.datasets import PhotoSet, SetPhoto, folder_photos, voc_photos
+from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
+
+from vpl_plugin import learn_vision_prototypes
+from vpl_plugin.cli.demo_photos import demo_photos
+from vpl_plugin.clip import VOC, ClipModel, load_clip, open_photo, text_prototypes
+from vpl_plugin.core.pixels import PixelChunk
+from vpl_plugin.localization import read_mask, resize_cams, seed_targets
+
+N = len(VOC.labels)
+
+
+@pytest.fixture(scope="module")
+def model() -> ClipModel:
+    return load_clip("mini", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> PhotoSet:
+    """Four small photographs, two of one size."""
+    root = tmp_path_factory.mktemp("photos")
+    lines = ["photo,labels"]
+    for item in demo_photos()[:3]:
+        item.photo.reduce(5).save(root / f"{item.name}.jpg")
+        lines.append(f"{item.name}.jpg,{item.labels[0]}")
+    demo_photos()[1].photo.reduce(5).rotate(180).save(root / "upside_down.png")
+    lines.append("upside_down.png,cat;person")
+    table = root / "labels.csv"
+    table.write_text("\n".join(lines))
+    return folder_photos(root, VOC, table)
+
+
+def test_seeds_are_those_of_the_pipeline_in_memory(
+    model: ClipModel, photos: PhotoSet, tmp_path: Path
+) -> None:
+    settings = stages.Settings(tmp_path, pixels_per_photo=None, workers=2, batch_size=3)
+    failures: dict[Path, str] = {}
+    stages.run_seeds(model, photos, settings, failures)
+    assert failures == {}
+    Z = text_prototypes(model, [*VOC.prompts, *VOC.background])
+    for item in photos.photos:
+        encoded = encode_photo(model, open_photo(item.photo), item.classes)
+        refined = photo_cams(model, encoded, Z, num_foreground=N).refined
+        stored = read_seeds(tmp_path / "seeds" / f"{item.name}.npz")
+        assert stored.grid == encoded.tokens.grid
+        np.testing.assert_allclose(stored.features, encoded.features, rtol=0, atol=1e-3)
+        expected = seed_targets(refined, item.classes, encoded.features, Z, num_foreground=N)
+        compact = torch.from_numpy(stored.seeds).long()
+        ours = stored_targets(encoded.features, compact, Z, num_foreground=N)
+        torch.testing.assert_close(ours, expected)
+
+
+def test_a_subsample_is_part_of_all_pixels_and_the_same_each_time(
+    model: ClipModel, photos: PhotoSet, tmp_path: Path
+) -> None:
+    def run(name: str, **options: int | None) -> StoredSeeds:
+        settings = stages.Settings(tmp_path / name, workers=1, **options)
+        stages.run_seeds(model, photos, settings, {})
+        return read_seeds(settings.seeds / "cat.jpg.npz")
+
+    every, some, again = (
+        run("a", pixels_per_photo=None),
+        *(run(name, pixels_per_photo=7) for name in "bc"),
+    )
+    other = run("d", pixels_per_photo=7, seed=1)
+    assert len(every.seeds) == every.grid[0] * every.grid[1]
+    assert len(some.seeds) == 7
+    np.testing.assert_array_equal(every.features[some.pixels], some.features)
+    np.testing.assert_array_equal(every.seeds[some.pixels], some.seeds)
+    np.testing.assert_array_equal(some.pixels, again.pixels)
+    assert not np.array_equal(some.pixels, other.pixels)
+
+
+def test_learning_from_disk_equals_learning_in_memory(
+    model: ClipModel, photos: PhotoSet, tmp_path: Path
+) -> None:
+    settings = stages.Settings(tmp_path, workers=2, iterations=40)
+    stages.run_seeds(model, photos, settings, {})
+    stages.run_learn(photos, settings, {})
+    learned, about = load_prototypes(settings.learned / "prototypes.safetensors")
+    Z = text_prototypes(model, [*VOC.prompts, *VOC.background])
+    stored = [read_seeds(settings.seeds / f"{item.name}.npz") for item in photos.photos]
+    features = torch.from_numpy(np.concatenate([item.features for item in stored])).float()
+    features = torch.nn.functional.normalize(features, dim=1)
+    seeds = torch.from_numpy(np.concatenate([item.seeds for item in stored])).long()
+    targets = stored_targets(features, seeds, Z, num_foreground=N)
+    fit = learn_vision_prototypes(features, Z, targets=targets, iterations=40, full_output=True)
+    torch.testing.assert_close(learned, fit.prototypes, rtol=0, atol=1e-5)
+    assert about["loss"] == pytest.approx(float(fit.losses[-1]), rel=1e-5)
+    assert about["photos"] == 4
+
+
+def test_the_stream_holds_few_files_and_starts_anew(tmp_path: Path) -> None:
+    Z = torch.nn.functional.normalize(torch.randn(5, 8), dim=1)
+    generator = np.random.default_rng(0)
+    files = []
+    for number in range(130):
+        files.append(tmp_path / f"{number}.npz")
+        features = generator.normal(size=(3, 8)).astype(np.float16)
+        seeds = np.array([number % 2, -1, 1], np.int16)
+        write_seeds(files[-1], StoredSeeds(features, seeds, np.arange(3, dtype=np.int32), (1, 3)))
+    stream = stages.SeedStream(files, Z, num_foreground=2, workers=2)
+    first, second = (list(stream) for _ in range(2))
+    assert [len(chunk.features) for chunk in first] == [192, 192, 6]
+    assert all(isinstance(chunk, PixelChunk) for chunk in first)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a.features, b.features)
+        assert torch.equal(a.targets, b.targets)
+    assert first[0].targets[:6].argmax(dim=1)[[0, 3]].tolist() == [0, 1]
+    files[0].write_bytes(files[0].read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"0\.npz is broken"):
+        list(stream)
+
+
+def test_no_map_exceeds_the_threshold() -> None:
+    cams = torch.tensor([[[0.4, 0.5]], [[0.1, 0.6]]])
+    assert seed_classes(cams, (3, 9), 0.4).tolist() == [-1, 9]
+
+
+def test_batches_share_a_grid_and_do_not_depend_on_what_is_done(photos: PhotoSet) -> None:
+    batches = plan_batches(photos.photos, 16, 8, {})
+    assert sorted(len(batch) for batch in batches) == [1, 1, 2]
+    assert {item for batch in batches for item in batch} == {*photos.photos}
+    assert all(len(batch) == 1 for batch in plan_batches(photos.photos, 16, 1, {}))
+    failures: dict[Path, str] = {}
+    gone = SetPhoto("gone", Path("gone.jpg"), (0,), None)
+    assert plan_batches([gone], 16, 8, failures) == []
+    assert list(failures) == [Path("gone.jpg")]
+
+
+def test_ranks_share_the_photos_and_write_the_same_files(
+    model: ClipModel, photos: PhotoSet, tmp_path: Path
+) -> None:
+    together, apart = (stages.Settings(tmp_path / name, workers=1) for name in ("one", "two"))
+    stages.run_seeds(model, photos, together, {})
+    for rank in range(2):
+        shard = stages.Settings(apart.output, workers=1, shard=(rank, 2))
+        stages.run_seeds(model, photos, shard, {})
+        done = len(list(apart.seeds.glob("*.npz")))
+        assert done == 4 if rank else 0 < done < 4
+    for item in photos.photos:
+        name = f"{item.name}.npz"
+        assert (apart.seeds / name).read_bytes() == (together.seeds / name).read_bytes()
+
+
+def test_settings_are_checked() -> None:
+    for wrong in ({"batch_size": 0}, {"workers": 0}, {"threshold": 2.0}, {"tau_I": 0.0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must"):
+            stages.Settings(Path("out"), **wrong)
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    claim_folder(tmp_path, {"a": 1, "b": (1, 2)})
+    claim_folder(tmp_path, {"a": 1, "b": (1, 2)})
+    with pytest.raises(ValueError, match=r"b was \[1, 2\], is None"):
+        claim_folder(tmp_path, {"a": 1})
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("kind", ["text", "swapped"])
+def test_parity_with_upstream(
+    kind: str, model: ClipModel, shared_dir: Path, tmp_path: Path
+) -> None:
+    golden = np.load(shared_dir / "golden/clip_es.npz", allow_pickle=False)
+    names = sorted({key.split("/")[1] for key in golden if key.startswith("crf/")})
+    (tmp_path / "split.txt").write_text("\n".join(names))
+    photos = voc_photos(shared_dir / "golden/voc", tmp_path / "split.txt")
+    rows = torch.from_numpy(np.concatenate([golden[f"{kind}/fg"], golden[f"{kind}/bg"]]))
+    save_prototypes(tmp_path / "given.safetensors", rows, {"kind": "text"})
+    settings = stages.Settings(
+        tmp_path, prototypes=str(tmp_path / "given.safetensors"), parity=True, workers=1
+    )
+    failures: dict[Path, str] = {}
+    stages.run_cams(model, photos, settings, failures)
+    for name in names:
+        cams = read_cams(settings.cams / f"{name}.npz")
+        keys = golden[f"{kind}/{name}/keys"].tolist()
+        assert list(cams.classes) == keys
+        np.testing.assert_allclose(cams.raw, golden[f"{kind}/{name}/raw_cam"], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(
+            resize_cams(cams.refined, cams.size),
+            golden[f"{kind}/{name}/refined_cam"].astype(np.float32),
+            rtol=0,
+            atol=2e-3,
+        )
+    if kind == "text":
+        pytest.importorskip("pydensecrf")
+        few = photos._replace(photos=photos.photos[:2])
+        stages.run_masks(few, settings, failures)
+        for item in few.photos:
+            for part, folder in (("pseudo_mask", settings.masks), ("label", settings.labels)):
+                ours = read_mask(folder / f"{item.name}.png")
+                assert (ours == golden[f"crf/{item.name}/{part}"]).mean() >= 0.999
+    assert failures == {}

@@ -1,0 +1,382 @@
+"""vpl-clip-es on small photographs in VOC's and COCO's layouts: results, resume, bad input."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from vpl_plugin.adapters.clip_es import stages
+from vpl_plugin.adapters.clip_es.stage_files import read_cams, read_seeds
+from vpl_plugin.adapters.clip_es.stages import cams as cams_stage
+from vpl_plugin.adapters.clip_es.stages import masks as masks_stage
+from vpl_plugin.adapters.clip_es.stages import seeds as seeds_stage
+from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams
+from vpl_plugin.adapters.prototype_files import load_prototypes
+
+from vpl_plugin.cli.clip_es import main
+from vpl_plugin.cli.demo_photos import demo_photos
+from vpl_plugin.clip import COCO, VOC
+from vpl_plugin.localization import read_mask, write_mask
+
+pytest.importorskip("pydensecrf")
+
+Run = Callable[..., int]
+NAMES = ["astronaut", "cat", "coffee", "motorbike", "admiral", "dining_room"]
+
+
+def annotation(labels: tuple[str, ...]) -> str:
+    objects = "".join(f"<object><name>{label}</name></object>" for label in labels)
+    return f"<annotation>{objects}</annotation>"
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six photographs of about 100 pixels a side in VOC's layout."""
+    root = tmp_path_factory.mktemp("data") / "VOC2012"
+    for folder in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    for item in demo_photos():
+        factor = 5
+        photo = item.photo.reduce(factor)
+        photo.save(root / "JPEGImages" / f"{item.name}.jpg")
+        mask = Image.fromarray(item.mask).resize(photo.size, Image.Resampling.NEAREST)
+        write_mask(root / "SegmentationClass" / f"{item.name}.png", np.array(mask))
+        (root / "Annotations" / f"{item.name}.xml").write_text(annotation(item.labels))
+    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(NAMES) + "\n")
+    return root
+
+
+def call(stage: str, root: Path, output: Path, *options: str) -> int:
+    fixed = ("--dataset", "voc", "--split", "train", "--device", "cpu", "--workers", "1")
+    return main([stage, "--root", str(root), "--output", str(output), *fixed, *options])
+
+
+@pytest.fixture(scope="module")
+def whole(voc: Path) -> Path:
+    """The files of an undisturbed run."""
+    output = voc.parent / "whole"
+    assert call("all", voc, output) == 0
+    return output
+
+
+@pytest.fixture
+def own_voc(voc: Path, tmp_path: Path) -> Path:
+    """A copy of the data to break."""
+    return Path(shutil.copytree(voc, tmp_path / "VOC2012"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_all_stages_on_voc(voc: Path, whole: Path) -> None:
+    cams = read_cams(whole / "vision/cams/cat.npz")
+    assert cams.classes == tuple(VOC.indices(["cat"]))
+    assert cams.size == (60, 91)
+    assert cams.raw.shape == cams.refined.shape == (1, 4, 6)
+    seeds = read_seeds(whole / "seeds/cat.npz")
+    assert seeds.features.dtype == np.float16
+    assert set(seeds.seeds.tolist()) <= {-1, *cams.classes}
+    mask, labels = (read_mask(whole / "vision" / kind / "cat.png") for kind in ("masks", "labels"))
+    sure = mask != 255
+    assert np.array_equal(mask[sure], labels[sure])
+    assert set(np.unique(labels)) <= {0, cams.classes[0] + 1}
+    prototypes, about = load_prototypes(whole / "prototypes/prototypes.safetensors")
+    assert prototypes.shape == (45, 256)
+    assert about["model"] == "mini"
+    assert about["loss"] < about["text_loss"]
+    figures = json.loads((whole / "vision/evaluation.json").read_text())
+    assert figures["photos"] == 6
+    assert 0.2 < figures["refined"]["miou"] < 1
+    assert 0.2 < figures["pseudo_masks"]["labels"] < 1
+    assert 0 < figures["pseudo_masks"]["kept"] <= 1
+    assert 0.5 < figures["gap"] < 1
+
+
+def test_text_prototypes_lie_beside_and_share_the_seeds(
+    voc: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = Path(shutil.copytree(whole, tmp_path / "out"))
+    before = files(output)
+    for stage in ("cams", "masks", "evaluate"):
+        assert call(stage, voc, output, "--prototypes", "text") == 0
+    after = files(output)
+    assert {name: after[name] for name in before} == before
+    assert "text prototypes, 6 photos" in capsys.readouterr().out
+    text, vision = (
+        json.loads((output / kind / "evaluation.json").read_text()) for kind in ("text", "vision")
+    )
+    assert text["gap"] != vision["gap"]
+    assert text["refined"]["miou"] != vision["refined"]["miou"]
+
+
+def test_batch_sizes_and_upstream_files(voc: Path, whole: Path, tmp_path: Path) -> None:
+    earlier = whole / "prototypes" / "prototypes.safetensors"
+    options = ("--prototypes", str(earlier), "--batch-size", "1", "--upstream-files")
+    assert call("cams", voc, tmp_path, *options) == 0
+    for name in NAMES:
+        one, many = (
+            read_cams(folder / "cams" / f"{name}.npz")
+            for folder in (tmp_path / "prototypes", whole / "vision")
+        )
+        torch.testing.assert_close(one.raw, many.raw, rtol=0, atol=1e-5)
+        torch.testing.assert_close(one.refined, many.refined, rtol=0, atol=1e-5)
+    keys, upstream = read_upstream_cams(tmp_path / "prototypes/upstream_cams/cat.npy")
+    assert keys.tolist() == VOC.indices(["cat"])
+    assert upstream.shape == (1, 60, 91)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "stage"),
+    [
+        (seeds_stage, "write_seeds", "seeds"),
+        (stages.learn, "save_prototypes", "prototypes"),
+        (cams_stage, "write_cams", "vision/cams"),
+        (masks_stage, "make_mask", "vision/masks"),
+    ],
+)
+def test_stopped_in_a_stage_a_re_run_ends_with_the_same_files(
+    module: object,
+    name: str,
+    stage: str,
+    voc: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, genuine, calls = tmp_path / "out", getattr(module, name), []
+
+    def stopped(*arguments: object) -> None:
+        calls.append(arguments)
+        if len(calls) == 3 or stage == "prototypes":
+            raise KeyboardInterrupt
+        genuine(*arguments)
+
+    monkeypatch.setattr(module, name, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        call("all", voc, output)
+    monkeypatch.setattr(module, name, genuine)
+    kept = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    assert call("all", voc, output) == 0
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    assert files(output) == files(whole)
+
+
+def test_kill_9_leaves_nothing_half_written(voc: Path, whole: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    fixed = ["--dataset", "voc", "--split", "train", "--device", "cpu"]
+    arguments = ["seeds", "--root", str(voc), "--output", str(output), *fixed]
+    # The third file of seeds is on disk under its temporary name when the process dies.
+    code = f"""
+import os, signal
+import numpy as np
+from vpl_plugin.cli.clip_es import main
+genuine, done = np.savez, []
+def savez(file, **arrays):
+    genuine(file, **arrays)
+    done.append(file)
+    if len(done) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+np.savez = savez
+main({arguments!r})
+"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list((output / "seeds").glob("[!.t]*.npz"))) == 2
+    assert list((output / "seeds").glob(".*.part*"))
+    assert call("seeds", voc, output) == 0
+    assert files(output / "seeds") == files(whole / "seeds")
+
+
+def test_crf_processes_end_with_a_killed_parent_and_give_the_same_masks(
+    voc: Path, whole: Path, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(whole, tmp_path / "out"))
+    for kind in ("masks", "labels"):
+        shutil.rmtree(output / "vision" / kind)
+    command = [sys.executable, "-m", "vpl_plugin.cli.clip_es", "masks", "--root", str(voc),
+               "--output", str(output), "--dataset", "voc", "--split", "train", "--workers", "2",
+               "--device", "cpu"]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            _wait_for(lambda: any((output / "vision/masks").glob("[!.]*.png")))
+        finally:
+            process.kill()
+    _wait_for(lambda: not _group(process.pid))
+    assert call("masks", voc, output) == 0
+    assert files(output) == files(whole)
+
+
+def test_two_ranks_equal_one(voc: Path, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "seeds", tmp_path / "seeds")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "vpl_plugin.cli.clip_es", "learn", "--root", str(voc),
+               "--output", str(tmp_path), "--dataset", "voc", "--split", "train", "--workers", "1",
+               "--device", "cpu"]  # fmt: skip
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [
+        subprocess.Popen(command, env={**os.environ, **meeting, "RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in ranks] == [0, 0]
+    (apart, made), (together, expected) = (
+        load_prototypes(folder / "prototypes/prototypes.safetensors")
+        for folder in (tmp_path, whole)
+    )
+    torch.testing.assert_close(apart, together, rtol=0, atol=1e-4)
+    assert made["photos"] == expected["photos"] == 6
+    assert made["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def _group(leader: int) -> bool:
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_what_is_broken_is_reported_and_the_rest_is_done(
+    own_voc: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cat = own_voc / "JPEGImages/cat.jpg"
+    cat.write_bytes(cat.read_bytes()[:900])
+    (own_voc / "JPEGImages/coffee.jpg").write_bytes(b"no photo")
+    (own_voc / "Annotations/admiral.xml").unlink()
+    (own_voc / "Annotations/astronaut.xml").write_text(annotation(("person", "astronaut")))
+    (own_voc / "SegmentationClass/motorbike.png").unlink()
+    output = tmp_path / "out"
+    assert call("all", own_voc, output) == 1
+    for told in (
+        "cat.jpg: cannot read",
+        "coffee.jpg",
+        "admiral.xml: there is no such file",
+        "has no class 'astronaut'",
+        "motorbike.jpg: not scored: there is no",
+    ):
+        assert told in caplog.text
+    assert sorted(path.name for path in (output / "vision/masks").glob("*.png")) == [
+        "dining_room.png",
+        "motorbike.png",
+    ]
+    assert json.loads((output / "vision/evaluation.json").read_text())["photos"] == 1
+
+
+def test_a_full_disk(
+    voc: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    genuine, calls = seeds_stage.write_seeds, []
+
+    def full(*arguments: object) -> None:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        genuine(*arguments)
+
+    monkeypatch.setattr(seeds_stage, "write_seeds", full)
+    assert call("seeds", voc, tmp_path) == 2
+    assert "is full" in capsys.readouterr().err
+    monkeypatch.setattr(seeds_stage, "write_seeds", genuine)
+    assert call("seeds", voc, tmp_path) == 0
+    assert files(tmp_path / "seeds") == files(whole / "seeds")
+
+
+def test_bad_input(
+    own_voc: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def message(stage: str, root: Path, output: Path, *options: str) -> str:
+        assert call(stage, root, output, *options) == 2
+        return capsys.readouterr().err
+
+    out = tmp_path / "out"
+    (own_voc / "ImageSets/Segmentation/train.txt").write_text("\n")
+    assert "names no photo" in message("all", own_voc, out)
+    assert "there is no split file 'no'" in message("all", own_voc, out, "--split", "no")
+    assert "not in VOC's layout" in message("all", tmp_path, out)
+    assert not out.exists()
+
+
+def test_stages_in_the_wrong_order_and_other_settings(
+    voc: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stage, before in (("learn", "seeds"), ("cams", "learn"), ("masks", "cams")):
+        assert call(stage, voc, tmp_path / "out") == 2
+        assert f"run the stage '{before}' first" in capsys.readouterr().err
+    held = files(whole)
+    assert call("seeds", voc, whole, "--threshold", "0.5") == 2
+    assert "threshold was 0.4, is 0.5" in capsys.readouterr().err
+    assert call("masks", voc, whole, "--power", "2") == 2
+    assert "power was 1.0, is 2.0" in capsys.readouterr().err
+    assert files(whole) == held
+
+
+def test_dry_run_writes_nothing(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("all", voc, tmp_path / "out", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "seeds: 6 photos" in printed
+    assert "evaluate: 6 photos" in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_stages_on_coco(voc: Path, tmp_path: Path) -> None:
+    root = tmp_path / "coco"
+    (root / "annotations").mkdir(parents=True)
+    shutil.copytree(voc / "JPEGImages", root / "train2014")
+    labels = {"cat": ["cat"], "astronaut": ["person"], "motorbike": ["motorcycle"], "coffee": []}
+    categories = {label: number for number, label in enumerate(COCO.labels, start=10)}
+    instances = {
+        "images": [
+            {"id": number, "file_name": f"{name}.jpg"} for number, name in enumerate(labels)
+        ],
+        "categories": [{"id": number, "name": label} for label, number in categories.items()],
+        "annotations": [
+            {"image_id": number, "category_id": categories[label]}
+            for number, present in enumerate(labels.values())
+            for label in present
+        ],
+    }
+    (root / "annotations/instances_train2014.json").write_text(json.dumps(instances))
+    arguments = ["all", "--dataset", "coco", "--root", str(root), "--device", "cpu"]
+    output = tmp_path / "out"
+    assert main([*arguments, "--output", str(output), "--workers", "1"]) == 0
+    assert sorted(path.stem for path in (output / "vision/masks").glob("*.png")) == [
+        "astronaut",
+        "cat",
+        "motorbike",
+    ]
+    assert read_cams(output / "vision/cams/motorbike.npz").classes == tuple(
+        COCO.indices(["motorcycle"])
+    )
+    assert not (output / "vision/evaluation.json").exists()
