@@ -72,7 +72,8 @@ def test_the_installed_wheel_works_from_another_folder(built: Path, tmp_path: Pa
     code = (
         "import vpl_plugin, vpl_plugin.adapters.clip_es as adapter;"
         "from vpl_plugin.clip.mini import load_mini;"
-        "print(vpl_plugin.__file__, adapter.__file__, sum(p.numel() for p in load_mini().parameters()))"
+        "count = sum(p.numel() for p in load_mini().parameters());"
+        "print(vpl_plugin.__file__, adapter.__file__, count)"
     )
     result = subprocess.run(
         [sys.executable, "-c", code],

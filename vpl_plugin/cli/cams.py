@@ -190,7 +190,8 @@ def _check_same_run(path: Path, arguments: argparse.Namespace) -> None:
         if differing:
             shown = ", ".join(f"{key} was {stored.get(key)!r}" for key in differing)
             raise ValueError(
-                f"{path.parent} holds the results of other settings ({shown}): choose another --output"
+                f"{path.parent} holds the results of other settings ({shown}):"
+                " choose another --output"
             )
         return
     with whole_file(path) as part:
