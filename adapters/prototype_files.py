@@ -31,13 +31,14 @@ def save_prototypes(
         ValueError: the path does not end in .safetensors.
         OSError: a file cannot be written; what stood there before is kept.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = _checked(path)
     with whole_file(path.with_suffix(".json")) as part:
         part.write_text(json.dumps(dict(made_by), indent=2) + "\n")
     with whole_file(path) as part:
-        save_file({TENSOR_NAME: prototypes.contiguous()}, part)
+        # Not save_file: it gives a full disk an error of its own, and the file to its owner alone.
+        part.write_bytes(save({TENSOR_NAME: prototypes.contiguous()}))
 
 
 def load_prototypes(path: str | os.PathLike[str]) -> tuple[Tensor, dict[str, Any]]:

@@ -17,6 +17,24 @@ class TinyTokens(NamedTuple):
     grid: tuple[int, int]
 
 
+class TinyBlock(NamedTuple):
+    """The last block as GradCAM asks for it, its gradients by plain autograd."""
+
+    activations: Tensor
+    projected: Tensor
+    attention: Tensor
+    pooled: Tensor
+
+    def mean_gradients(self, cotangents: Tensor) -> Tensor:
+        gradients = [
+            torch.autograd.grad(
+                self.pooled, self.activations, direction.to(self.pooled.dtype), retain_graph=True
+            )[0]
+            for direction in cotangents.unbind(1)
+        ]
+        return torch.stack(gradients, dim=1)[:, :, 1:].mean(dim=2, dtype=cotangents.dtype)
+
+
 class TinyClip(nn.Module):
     """One attention block over patches of 4 x 4 pixels; weights drawn from a seed."""
 
@@ -65,6 +83,14 @@ class TinyClip(nn.Module):
         x = tokens + (attention @ value).transpose(1, 2).flatten(2) @ self.out
         x = x + torch.tanh(self.last_block_norm(x) @ self.mlp)
         return x, attention.mean(dim=1)[:, 1:, 1:]
+
+    def pooled_block(self, tokens: Tensor) -> TinyBlock:
+        with torch.inference_mode(False), torch.enable_grad():
+            activations = self.last_block_norm(tokens).detach().requires_grad_()
+            output, attention = self.after_norm(tokens, activations)
+            projected = self.project(output)
+            pooled = projected.mean(dim=1)
+        return TinyBlock(activations, projected.detach(), attention.detach(), pooled)
 
     def project(self, block_output: Tensor) -> Tensor:
         return self.last_block_norm(block_output[:, 1:]) @ self.proj

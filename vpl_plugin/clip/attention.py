@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["self_attention", "self_attention_with_map"]
+__all__ = ["heads", "join_heads", "self_attention", "self_attention_with_map"]
 
 
-def _heads(attention: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def heads(attention: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of the tokens (B, L, C), each (B, heads, L, C / heads)."""
     batch, length, _ = x.shape
     qkv = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
@@ -21,7 +21,8 @@ def _heads(attention: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, Tensor,
     return query, key, value
 
 
-def _join_heads(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
+def join_heads(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """What the heads mixed, (B, heads, L, C / heads), through the output projection: (B, L, C)."""
     return attention.out_proj(x.transpose(1, 2).flatten(2))
 
 
@@ -42,8 +43,8 @@ def self_attention(attention: nn.MultiheadAttention, x: Tensor, *, causal: bool 
         >>> self_attention(layer, torch.ones(1, 5, 8)).shape
         torch.Size([1, 5, 8])
     """
-    mixed = F.scaled_dot_product_attention(*_heads(attention, x), is_causal=causal)
-    return _join_heads(attention, mixed)
+    mixed = F.scaled_dot_product_attention(*heads(attention, x), is_causal=causal)
+    return join_heads(attention, mixed)
 
 
 def self_attention_with_map(attention: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,7 +67,7 @@ def self_attention_with_map(attention: nn.MultiheadAttention, x: Tensor) -> tupl
         >>> torch.allclose(attention_map, torch.full((1, 5, 5), 0.2))
         True
     """
-    query, key, value = _heads(attention, x)
+    query, key, value = heads(attention, x)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     maps = scores.softmax(dim=-1)
-    return _join_heads(attention, maps @ value), maps.mean(dim=1)
+    return join_heads(attention, maps @ value), maps.mean(dim=1)

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vpl_plugin.clip.checks import check_pixels, check_texts
+from vpl_plugin.clip.pooled_block import PooledBlock
 from vpl_plugin.clip.preprocess import CLIP_MEAN, CLIP_STD, PixelArray, preprocess
 from vpl_plugin.clip.tokenizer import ClipTokenizer
 from vpl_plugin.clip.vision_tower import VisionTower
@@ -227,6 +228,21 @@ class ClipModel:
             detach the attention where only its value is wanted.
         """
         return LastBlock(*self._tower.run_after_norm(-1, tokens, activations))
+
+    @torch.no_grad()
+    def pooled_block(self, tokens: Tensor) -> PooledBlock:
+        """The last block's values, and its gradients averaged over the patches.
+
+        What :meth:`after_norm`, :meth:`project` and autograd give, several times faster where only
+        the mean gradient is wanted, as in GradCAM.
+
+        Args:
+            tokens: (B, 1 + h * w, C), entering the last block.
+
+        Returns:
+            The block's ``activations``, ``projected``, ``attention`` and ``mean_gradients``.
+        """
+        return self._tower.pooled_block(tokens)
 
     def project(self, block_output: Tensor) -> Tensor:
         """Patch features in the space of the texts, not normalised.

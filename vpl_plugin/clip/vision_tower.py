@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vpl_plugin.clip.attention import self_attention, self_attention_with_map
+from vpl_plugin.clip.pooled_block import PooledBlock
 
 __all__ = ["VisionTower", "resize_positions"]
 
@@ -143,6 +144,12 @@ class VisionTower:
         output = feed_forward(parts, add_attention(parts, tokens, attended))
         return output, attention_map[:, 1:, 1:]
 
+    def pooled_block(self, tokens: Tensor) -> PooledBlock:
+        """The last block, what follows it, and the gradients of both, from (B, L, C)."""
+        visual = self._visual
+        activations = self.norm(-1, tokens)
+        return PooledBlock(self.blocks[-1], visual.ln_post, visual.proj, tokens, activations)
+
     def project(self, tokens: Tensor) -> Tensor:
         """Tokens (B, L, C) to the patches' embeddings (B, L - 1, D), not normalised."""
         return layer_norm(self._visual.ln_post, tokens[:, 1:]) @ self._visual.proj
@@ -177,6 +184,13 @@ def _check_tower(visual: Any) -> None:
             raise TypeError(
                 f"{found}, whose block {index} is a {type(block).__qualname__} with attention of "
                 f"type {type(attention).__qualname__}. {_SUPPORTED}"
+            )
+
+        missing = [part for part in ("c_fc", "gelu", "c_proj") if not hasattr(block.mlp, part)]
+        if missing:
+            raise TypeError(
+                f"{found}, whose block {index} has an MLP without {', '.join(missing)}. "
+                f"{_SUPPORTED}"
             )
 
 

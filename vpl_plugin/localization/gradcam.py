@@ -57,8 +57,9 @@ def grad_cam(
     :math:`g_{kc}` the mean over patches of :math:`\partial p_k / \partial A_{cp}`. The residual
     around that layer norm is a constant to the gradient.
 
-    All maps come from one forward and one batched backward of the last block, on the model's device
-    and without waiting for it. Memory grows with B * K: choose the photos a batch accordingly.
+    All maps come from one forward of the last block and one backward batched over the classes, in
+    the closed form of :mod:`vpl_plugin.clip.pooled_block`, on the model's device and without
+    waiting for it. Memory grows with B * K: choose the photos a batch accordingly.
 
     Args:
         model: the CLIP model.
@@ -108,38 +109,31 @@ def grad_cam(
 
     padded = padded.to(tokens.tokens.device, non_blocking=True)
     batch, num_classes = padded.shape
+    block = model.pooled_block(tokens.tokens)
+    dtype = torch.promote_types(block.projected.dtype, torch.float32)
+    projected = block.projected.to(dtype)
+    unit_prototypes = F.normalize(prototypes.detach().to(dtype), dim=1)
     # A caller in inference mode or under no_grad still gets gradients.
-    with torch.inference_mode(False):
-        with torch.no_grad():
-            activations = model.last_block_norm(tokens.tokens)
-            dtype = torch.promote_types(activations.dtype, torch.float32)
-            unit_prototypes = F.normalize(prototypes.to(dtype), dim=1)
-        with torch.enable_grad():
-            activations.requires_grad_()
-            block_output, attention = model.after_norm(tokens.tokens, activations)
-            projected = model.project(block_output).to(dtype)
-            embedding = F.normalize(projected.mean(dim=1), dim=1)
-            logits = embedding @ unit_prototypes.T / temperature
-            present = logits.gather(1, padded.clamp(min=0)).masked_fill(padded < 0, -torch.inf)
-            shown = torch.cat([present, logits[:, num_foreground:]], dim=1)
-            probabilities = shown.softmax(dim=1)[:, :num_classes]
-            # Photos do not mix, so one seed vector serves the k-th class of every photo.
-            seeds = torch.eye(num_classes, dtype=dtype, device=probabilities.device)
-            (gradients,) = torch.autograd.grad(
-                probabilities,
-                activations,
-                grad_outputs=seeds[:, None].expand(-1, batch, -1),
-                is_grads_batched=True,
-            )
+    with torch.inference_mode(False), torch.enable_grad():
+        mean = projected.mean(dim=1).clone().requires_grad_()
+        logits = F.normalize(mean, dim=1) @ unit_prototypes.clone().T / temperature
+        present = logits.gather(1, padded.clamp(min=0)).masked_fill(padded < 0, -torch.inf)
+        shown = torch.cat([present, logits[:, num_foreground:]], dim=1)
+        probabilities = shown.softmax(dim=1)[:, :num_classes]
+        # Photos do not mix, so one seed vector serves the k-th class of every photo.
+        seeds = torch.eye(num_classes, dtype=dtype, device=probabilities.device)
+        (cotangents,) = torch.autograd.grad(
+            probabilities, mean, seeds[:, None].expand(-1, batch, -1), is_grads_batched=True
+        )
     with torch.no_grad():
-        weights = gradients[:, :, 1:].mean(dim=2, dtype=dtype)
-        maps = torch.einsum("kbc,bpc->bkp", weights, activations[:, 1:].to(dtype))
+        weights = block.mean_gradients(cotangents.transpose(0, 1))
+        maps = weights @ block.activations[:, 1:].to(dtype).mT
         maps = maps.clamp(min=0).unflatten(2, tokens.grid)
         # Twice, as CLIP-ES and grad-cam do: where the softmax saturates the gradient falls below
         # the epsilon of the first pass, and the second stretches the map to 1 all the same.
         return GradCAMOutput(
             cams=min_max(min_max(maps)),
             probabilities=probabilities.detach(),
-            features=F.normalize(projected.detach(), dim=2),
-            attention=attention.detach().to(dtype),
+            features=F.normalize(projected, dim=2),
+            attention=block.attention.to(dtype),
         )
