@@ -34,9 +34,12 @@ def run(voc: Path, *options: str) -> int:
     return main(["ablate", str(voc), "--output", out, "--device", "cpu", *options])
 
 
-def test_tables_hold_every_row_and_the_paper_beside_it(voc: Path) -> None:
+def test_tables_hold_every_row_and_the_paper_beside_it(
+    voc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(voc, "--tables", "seeds", "prompts") == 0
     text = (voc / "out" / "tables.md").read_text()
+    assert capsys.readouterr().out == text
     assert text.count("| seed ") == 3
     assert "| - |" not in text
     row = next(line for line in text.splitlines() if line.startswith("| text, single prompt"))

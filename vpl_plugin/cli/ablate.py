@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs every setting once, writes the tables after each, resumes. Returns the exit code."""
+    """Runs every setting once, resumes, writes and prints the tables. Returns the exit code."""
     splits = {
         name: voc_split(arguments.root, getattr(arguments, name)) for name in ("train", "val")
     }
@@ -88,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         for setting in tqdm(missing, desc="settings", unit="setting"):
             results.add(setting, bench.run(setting))
             _write_tables(output, arguments.tables, results)
-    _write_tables(output, arguments.tables, results)
+    sys.stdout.write(_write_tables(output, arguments.tables, results))
     logger.info("Look at %s", (output / "tables.md").resolve())
     return 0
 
@@ -129,10 +130,11 @@ class _Results:
             part.write_text(json.dumps({"context": self._context, "rows": self._rows}, indent=1))
 
 
-def _write_tables(output: Path, names: Sequence[str], results: _Results) -> None:
+def _write_tables(output: Path, names: Sequence[str], results: _Results) -> str:
     text = "\n".join(markdown(TABLES[name], results.get) for name in names)
     with whole_file(output / "tables.md") as part:
         part.write_text(text)
+    return text
 
 
 class _Bench:
