@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from vpl_plugin.adapters.clip_es.encoding import EncodedPhoto
 
+from vpl_plugin.adapters.clip_es.encoding import EncodedPhoto
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.localization.affinity import mean_attention, refine_cams
 from vpl_plugin.localization.gradcam import grad_cam

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
 from vpl_plugin.adapters.clip_es.cams import photo_cams
 from vpl_plugin.adapters.clip_es.encoding import EncodedPhoto
-
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.core.checks import check_count
 from vpl_plugin.core.pixels import PixelChunk

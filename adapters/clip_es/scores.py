@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
 from vpl_plugin.adapters.clip_es.cams import photo_cams
 from vpl_plugin.adapters.clip_es.encoding import EncodedPhoto
-
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.core.gap import cosine_gap
 from vpl_plugin.localization.evaluation import SegmentationMeter

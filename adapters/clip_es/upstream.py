@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from vpl_plugin.adapters.clip_es.upstream_checkout import SCRIPTS, check_checkout
 from vpl_plugin.adapters.clip_es.upstream_runner import UpstreamJob
 from vpl_plugin.adapters.clip_es.upstream_split import UpstreamSplit, check_photos, read_split
-
 from vpl_plugin.core.checks import (
     check_choice,
     check_count,

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams
 
+from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.core.pixels import PixelChunk
 from vpl_plugin.localization.seeds import seed_targets

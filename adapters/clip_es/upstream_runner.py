@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
 from vpl_plugin.adapters.clip_es.upstream_checkout import SCRIPTS
 from vpl_plugin.adapters.clip_es.upstream_devices import cpu_for_missing_cuda
 from vpl_plugin.adapters.clip_es.upstream_encoder import check_encoder, load_encoder
 from vpl_plugin.adapters.clip_es.upstream_pixels import PixelShards, SeedCollector
 from vpl_plugin.adapters.clip_es.upstream_split import read_split
 from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
-
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.core.prototypes import learn_vision_prototypes
 

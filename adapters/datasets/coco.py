@@ -9,7 +9,6 @@ from typing import Any
 
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
 from vpl_plugin.adapters.datasets.split_file import read_lines
-
 from vpl_plugin.clip.class_names import COCO, ClassNames
 
 __all__ = ["coco_photos"]

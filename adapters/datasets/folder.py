@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
-
 from vpl_plugin.clip.class_names import ClassNames
 
 __all__ = ["csv_rows", "folder_photos", "folder_rows"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from vpl_plugin.adapters.clip_es import (
     encode_photo,
     learn_from_photos,
@@ -16,7 +17,6 @@ from vpl_plugin.adapters.clip_es import (
     seed_scores,
 )
 from vpl_plugin.adapters.voc_split import present_classes, voc_split
-
 from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import VOC, ClipModel, load_clip, open_photo, text_prototypes
 from vpl_plugin.localization import read_mask

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from vpl_plugin.adapters.datasets import coco_photos, folder_photos, voc_photos
 
+from vpl_plugin.adapters.datasets import coco_photos, folder_photos, voc_photos
 from vpl_plugin.clip import VOC, ClassNames
 from vpl_plugin.localization import write_mask
 

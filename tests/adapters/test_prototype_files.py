@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+
 from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
 
 

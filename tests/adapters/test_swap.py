@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+
 from vpl_plugin.adapters.swap import swap_prototypes
 
 W_FG, W_BG = torch.arange(6.0).view(2, 3), torch.ones(4, 3)

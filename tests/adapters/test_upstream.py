@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from vpl_plugin.adapters.clip_es import encode_photo, photo_cams
 from vpl_plugin.adapters.clip_es.upstream import UpstreamError, retrofit
 from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams
 from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
-
 from vpl_plugin.cli.clip_es_upstream import main
 from vpl_plugin.clip import load_clip
 from vpl_plugin.localization import resize_cams

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams, write_upstream_cams
 
 KEYS = np.array([3, 14])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from vpl_plugin.adapters.voc_split import present_classes, voc_split
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from vpl_plugin.adapters.clip_es import stages
 from vpl_plugin.adapters.clip_es.stage_files import read_cams, read_seeds
 from vpl_plugin.adapters.clip_es.stages import cams as cams_stage
@@ -25,7 +26,6 @@ from vpl_plugin.adapters.clip_es.stages import masks as masks_stage
 from vpl_plugin.adapters.clip_es.stages import seeds as seeds_stage
 from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams
 from vpl_plugin.adapters.prototype_files import load_prototypes
-
 from vpl_plugin.cli.clip_es import main
 from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import COCO, VOC

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from vpl_plugin.adapters.prototype_files import load_prototypes
 
+from vpl_plugin.adapters.prototype_files import load_prototypes
 from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.cli.main import main
 from vpl_plugin.localization import read_mask

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+
 from vpl_plugin.adapters.clip_es.cams import batch_cams
 from vpl_plugin.adapters.clip_es.stages.cams import cams_file
 from vpl_plugin.adapters.clip_es.stages.photo_batches import photo_grid
 from vpl_plugin.adapters.clip_es.stages.seeds import seeds_file
 from vpl_plugin.adapters.clip_es.stages.settings import PROTOTYPES, Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
-
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.localization.crf import dense_crf
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
 from vpl_plugin.adapters.clip_es.scores import (
     IGNORE_INDEX,
     RAW_POWERS,
@@ -24,7 +25,6 @@ from vpl_plugin.adapters.clip_es.stages.seeds import seeds_file
 from vpl_plugin.adapters.clip_es.stages.settings import PROTOTYPES, TEXT_PROTOTYPES, Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
 from vpl_plugin.adapters.prototype_files import load_prototypes
-
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.localization.evaluation import SegmentationMeter
 from vpl_plugin.localization.mask_files import read_mask

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
+
 from vpl_plugin.adapters.clip_es.cams import PhotoCAMs, batch_cams
 from vpl_plugin.adapters.clip_es.stages.settings import Settings
 from vpl_plugin.adapters.datasets.photo_set import SetPhoto
-
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.clip.preprocess import open_photo
 
