@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +14,10 @@ from vpl_plugin.adapters.clip_es.cams import photo_cams
 from vpl_plugin.adapters.clip_es.encoding import EncodedPhoto
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.core.gap import cosine_gap
-from vpl_plugin.localization.evaluation import SegmentationMeter
+from vpl_plugin.localization.evaluation import SegmentationMeter, SegmentationScores
 from vpl_plugin.localization.seeds import background_score, resize_cams
 
-__all__ = ["SeedScores", "mask_on_grid", "seed_scores"]
+__all__ = ["SeedMeter", "SeedScores", "mask_on_grid", "seed_scores"]
 
 IGNORE_INDEX = 255
 # The powers of the background score that are tried; the best one counts, as in CLIP-ES.
@@ -41,6 +41,34 @@ class SeedScores(NamedTuple):
     raw_power: float
     refined_power: float
     gap: float
+
+
+class SeedMeter:
+    """Adds up the confusion matrices of CAMs' label maps, one for each background power.
+
+    Args:
+        num_foreground: number of classes.
+        powers: of the background score, tried side by side.
+    """
+
+    def __init__(self, num_foreground: int, powers: Sequence[float]) -> None:
+        self._meters = {power: SegmentationMeter(num_foreground + 1) for power in powers}
+
+    def update(
+        self, cams: Tensor, classes: Sequence[int], size: tuple[int, int], truth: Tensor
+    ) -> None:
+        """Counts a photo: CAMs (K, h, w) of its classes, its size, its mask (H, W)."""
+        # As cams_to_labels does, but the best class is looked up once for all powers.
+        score, best = resize_cams(cams, size).cpu().max(dim=0)
+        labels = (torch.tensor(classes) + 1)[best]
+        for power, meter in self._meters.items():
+            is_background = background_score(score[None], power)[0] >= score
+            meter.update(labels.masked_fill(is_background, 0), truth)
+
+    def compute(self) -> tuple[float, dict[float, SegmentationScores]]:
+        """The power of the best mIoU, and the scores at every power."""
+        scores = {power: meter.compute() for power, meter in self._meters.items()}
+        return max(scores, key=lambda power: scores[power].miou), scores
 
 
 def mask_on_grid(mask: np.ndarray, grid: tuple[int, int]) -> Tensor:
@@ -90,34 +118,26 @@ def seed_scores(
     Raises:
         ValueError: there is no photo, or a mask is not of its photo's size.
     """
-    raw_meters = {power: SegmentationMeter(num_foreground + 1) for power in RAW_POWERS}
-    refined_meters = {power: SegmentationMeter(num_foreground + 1) for power in REFINED_POWERS}
+    raw_meter, refined_meter = (
+        SeedMeter(num_foreground, powers) for powers in (RAW_POWERS, REFINED_POWERS)
+    )
     features, classes = [], []
     for photo, mask in tqdm(photos, desc="score", unit="photo", disable=not progress):
         cams = photo_cams(
             model, photo, prototypes, num_foreground=num_foreground, temperature=temperature
         )
         truth = torch.tensor(mask)
-        for maps, meters in ((cams.raw, raw_meters), (cams.refined, refined_meters)):
-            # As cams_to_labels does, but the best class is looked up once for all powers.
-            score, best = resize_cams(maps, photo.size).cpu().max(dim=0)
-            labels = (torch.tensor(photo.classes) + 1)[best]
-            for power, meter in meters.items():
-                is_background = background_score(score[None], power)[0] >= score
-                meter.update(labels.masked_fill(is_background, 0), truth)
+        raw_meter.update(cams.raw, photo.classes, photo.size, truth)
+        refined_meter.update(cams.refined, photo.classes, photo.size, truth)
         on_grid = mask_on_grid(mask, photo.tokens.grid)
         is_object = (on_grid > 0) & (on_grid != IGNORE_INDEX)
         features.append(photo.features.cpu()[is_object])
         classes.append(on_grid[is_object] - 1)
     if not features:
         raise ValueError("photos is empty: scores need at least one photo")
-    raw_power, raw = _best(raw_meters)
-    refined_power, refined = _best(refined_meters)
+    raw_power, raw = raw_meter.compute()
+    refined_power, refined = refined_meter.compute()
     gap = cosine_gap(torch.cat(features), prototypes.cpu(), torch.cat(classes))
-    return SeedScores(raw, refined, raw_power, refined_power, float(gap))
-
-
-def _best(meters: dict[float, SegmentationMeter]) -> tuple[float, float]:
-    scores = {power: meter.compute().miou for power, meter in meters.items()}
-    best = max(scores, key=scores.__getitem__)
-    return best, scores[best]
+    return SeedScores(
+        raw[raw_power].miou, refined[refined_power].miou, raw_power, refined_power, float(gap)
+    )

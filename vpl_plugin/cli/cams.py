@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from vpl_plugin.adapters.clip_es import (
     photo_cams,
 )
 from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
+from vpl_plugin.adapters.run_folder import claim_folder
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.cli.panels import PanelRow, save_panel
 from vpl_plugin.cli.photo_folder import LabelledPhoto, class_names, labelled_photos
@@ -84,8 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         # A missing CRF is told now, not after the CAMs.
         dense_crf(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 2), 0.5, np.float32))
     output: Path = arguments.output
-    output.mkdir(parents=True, exist_ok=True)
-    _check_same_run(output / "run.json", arguments)
+    claim_folder(output, _settings(arguments))
     model = load_clip(arguments.model, arguments.pretrained, device=arguments.device)
     Z = text_prototypes(model, [*names.prompts, *names.background])
 
@@ -177,25 +176,13 @@ def _prototypes(
     return prototypes.to(Z.device), facts.get("tau_I", arguments.tau_I)
 
 
-def _check_same_run(path: Path, arguments: argparse.Namespace) -> None:
-    """Outputs of two different runs never mix in one folder."""
-    settings: dict[str, Any] = {
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All that the outputs depend on."""
+    return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in sorted(vars(arguments).items())
         if name not in ("command", "run", "output", "device")
     }
-    if path.exists():
-        stored = json.loads(path.read_text())
-        differing = sorted(key for key in settings if settings[key] != stored.get(key))
-        if differing:
-            shown = ", ".join(f"{key} was {stored.get(key)!r}" for key in differing)
-            raise ValueError(
-                f"{path.parent} holds the results of other settings ({shown}):"
-                " choose another --output"
-            )
-        return
-    with whole_file(path) as part:
-        part.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def _targets(output: Path, item: LabelledPhoto, arguments: argparse.Namespace) -> dict[str, Path]:

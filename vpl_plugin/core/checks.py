@@ -126,7 +126,7 @@ def check_pixel_shapes(
     ``where`` follows the argument's name in the message, such as " (chunk 3)".
     """
     if targets is not None:
-        indices = isinstance(targets, Tensor) and targets.shape == (rows,) and _is_integer(targets)
+        indices = isinstance(targets, Tensor) and targets.shape == (rows,) and is_integer(targets)
         probabilities = (
             isinstance(targets, Tensor)
             and targets.shape == (rows, classes)
@@ -162,8 +162,18 @@ def check_pixel_shapes(
         )
 
 
-def _is_integer(value: Tensor) -> bool:
+def is_integer(value: Tensor) -> bool:
+    """Whether a tensor holds whole numbers; bool is none."""
     return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+
+
+def check_ignore_index(ignore_index: int, classes: int) -> None:
+    """An index that no class has."""
+    if 0 <= ignore_index < classes:
+        raise ValueError(
+            f"ignore_index {ignore_index} is one of the {classes} classes;"
+            " it takes an index that no class has"
+        )
 
 
 def check_weights(name: str, weights: Tensor) -> None:

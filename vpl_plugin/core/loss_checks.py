@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vpl_plugin.core.checks import (
+    check_ignore_index,
     check_matrix,
     check_positive,
     check_rows,
@@ -15,6 +16,7 @@ from vpl_plugin.core.checks import (
     check_same_device,
     check_targets,
     describe,
+    is_integer,
 )
 
 
@@ -87,15 +89,6 @@ def check_pseudo_masks(pseudo_masks: object, logits: Tensor, ignore_index: int) 
     check_same_device("pseudo_masks", pseudo_masks, "logits", logits)
 
 
-def check_ignore_index(ignore_index: int, classes: int) -> None:
-    """An index that no class has."""
-    if 0 <= ignore_index < classes:
-        raise ValueError(
-            f"ignore_index {ignore_index} is one of the {classes} classes;"
-            " it takes an index that no class has"
-        )
-
-
 def check_features_and_prototypes(features: object, prototypes: object, chunk_size: int) -> None:
     """Two matrices of one space on one device, all rows finite and of non-zero norm."""
     pixels = check_matrix("features", features)
@@ -123,11 +116,6 @@ def check_assignments(
     check_targets("assignments", assignments, classes, ignore_index)
     if bool((assignments == ignore_index).all()):
         raise ValueError(f"assignments are all the ignore_index {ignore_index}: no pixel counts")
-
-
-def is_integer(value: Tensor) -> bool:
-    """Whether a tensor holds whole numbers; bool is none."""
-    return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
 
 
 def check_finite(name: str, value: float) -> None:

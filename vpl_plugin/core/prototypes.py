@@ -12,6 +12,7 @@ from vpl_plugin.core.checks import (
     check_choice,
     check_count,
     check_fraction,
+    check_ignore_index,
     check_matrix,
     check_not_negative,
     check_positive,
@@ -191,11 +192,7 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
     check_choice("regularization", regularization, REGULARIZATIONS)
     if threshold is not None:
         check_fraction("threshold", threshold)
-    if 0 <= ignore_index < len(text_protos):
-        raise ValueError(
-            f"ignore_index {ignore_index} is one of the {len(text_protos)} classes;"
-            " it takes an index that no class has"
-        )
+    check_ignore_index(ignore_index, len(text_protos))
     check_rows("text_protos", text_protos)
     pixels = _pixels(features, targets, weights, label_masks, chunk_size)
     pixels.check(text_protos, ignore_index)

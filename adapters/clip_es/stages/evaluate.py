@@ -16,19 +16,19 @@ from vpl_plugin.adapters.clip_es.scores import (
     IGNORE_INDEX,
     RAW_POWERS,
     REFINED_POWERS,
+    SeedMeter,
     mask_on_grid,
 )
-from vpl_plugin.adapters.clip_es.stage_files import StoredCAMs, StoredSeeds, read_cams, read_seeds
+from vpl_plugin.adapters.clip_es.stage_files import StoredSeeds, read_cams, read_seeds
 from vpl_plugin.adapters.clip_es.stages.cams import cams_file
-from vpl_plugin.adapters.clip_es.stages.run_folder import settings_of
 from vpl_plugin.adapters.clip_es.stages.seeds import seeds_file
 from vpl_plugin.adapters.clip_es.stages.settings import PROTOTYPES, TEXT_PROTOTYPES, Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
 from vpl_plugin.adapters.prototype_files import load_prototypes
+from vpl_plugin.adapters.run_folder import settings_of
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.localization.evaluation import SegmentationMeter
 from vpl_plugin.localization.mask_files import read_mask
-from vpl_plugin.localization.seeds import background_score, resize_cams
 
 __all__ = ["run_evaluate"]
 
@@ -93,8 +93,8 @@ class _Scores:
     def __init__(self, classes: int, prototypes: Tensor | None) -> None:
         self.photos = 0
         self.masks = 0
-        self._raw = {power: SegmentationMeter(classes + 1) for power in RAW_POWERS}
-        self._refined = {power: SegmentationMeter(classes + 1) for power in REFINED_POWERS}
+        self._raw = SeedMeter(classes, RAW_POWERS)
+        self._refined = SeedMeter(classes, REFINED_POWERS)
         self._labels = SegmentationMeter(classes + 1)
         self._masks = SegmentationMeter(classes + 1)
         self._kept = self._pixels = 0
@@ -120,7 +120,8 @@ class _Scores:
         wrong = truth[(truth > self._labels.num_classes - 1) & (truth != IGNORE_INDEX)]
         if wrong.size:
             raise ValueError(f"{item.mask} has the label {wrong[0]}, which no class has")
-        self._add_cams(cams, torch.from_numpy(truth))
+        for meter, maps in ((self._raw, cams.raw), (self._refined, cams.refined)):
+            meter.update(maps, cams.classes, cams.size, torch.from_numpy(truth))
         if labels is not None and mask is not None:
             self._labels.update(labels, truth)
             unsure = mask == IGNORE_INDEX
@@ -137,9 +138,8 @@ class _Scores:
     def figures(self, labels: tuple[str, ...]) -> dict[str, Any]:
         """All figures, in [0, 1] where they are shares."""
         found: dict[str, Any] = {"photos": self.photos}
-        for name, meters in (("raw", self._raw), ("refined", self._refined)):
-            by_power = {power: meter.compute() for power, meter in meters.items()}
-            best = max(by_power, key=lambda power: by_power[power].miou)
+        for name, meter in (("raw", self._raw), ("refined", self._refined)):
+            best, by_power = meter.compute()
             found[name] = {
                 "miou": by_power[best].miou,
                 "power": best,
@@ -156,15 +156,6 @@ class _Scores:
             }
         found["gap"] = self._gap / self._objects if self._objects else None
         return found
-
-    def _add_cams(self, cams: StoredCAMs, truth: Tensor) -> None:
-        for maps, meters in ((cams.raw, self._raw), (cams.refined, self._refined)):
-            # As cams_to_labels does, but the best class is looked up once for all powers.
-            score, best = resize_cams(maps, cams.size).max(dim=0)
-            labels = (torch.tensor(cams.classes) + 1)[best]
-            for power, meter in meters.items():
-                is_background = background_score(score[None], power)[0] >= score
-                meter.update(labels.masked_fill(is_background, 0), truth)
 
     def _add_gap(self, seeds: StoredSeeds, truth: np.ndarray, prototypes: Tensor) -> None:
         labels = mask_on_grid(truth, seeds.grid)[torch.from_numpy(seeds.pixels).long()]

@@ -14,11 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vpl_plugin.adapters.clip_es.stage_files import read_seeds, stored_targets
-from vpl_plugin.adapters.clip_es.stages.run_folder import claim_folder, settings_of
 from vpl_plugin.adapters.clip_es.stages.seeds import seeds_file
 from vpl_plugin.adapters.clip_es.stages.settings import PROTOTYPES, TEXT_PROTOTYPES, Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet
 from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
+from vpl_plugin.adapters.run_folder import claim_folder, settings_of
 from vpl_plugin.core.distributed import sum_over_ranks
 from vpl_plugin.core.pixels import PixelChunk
 from vpl_plugin.core.prototypes import Iterate, learn_vision_prototypes

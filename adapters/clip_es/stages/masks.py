@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from vpl_plugin.adapters.clip_es.stage_files import read_cams
 from vpl_plugin.adapters.clip_es.stages.cams import cams_file
-from vpl_plugin.adapters.clip_es.stages.run_folder import claim_folder, settings_of
 from vpl_plugin.adapters.clip_es.stages.settings import Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet
+from vpl_plugin.adapters.run_folder import claim_folder, settings_of
 from vpl_plugin.clip.preprocess import open_photo
 from vpl_plugin.localization.crf import clip_es_photo, dense_crf
 from vpl_plugin.localization.mask_files import write_mask

@@ -10,10 +10,10 @@ import numpy as np
 
 from vpl_plugin.adapters.clip_es.stage_files import StoredSeeds, seed_classes, write_seeds
 from vpl_plugin.adapters.clip_es.stages.photo_batches import localised_photos
-from vpl_plugin.adapters.clip_es.stages.run_folder import claim_folder
 from vpl_plugin.adapters.clip_es.stages.settings import TEXT_PROTOTYPES, Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet
 from vpl_plugin.adapters.prototype_files import save_prototypes
+from vpl_plugin.adapters.run_folder import claim_folder
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.clip.prompts import text_prototypes
 

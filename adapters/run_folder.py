@@ -1,4 +1,4 @@
-"""A stage's output folder: results of different settings never mix in it."""
+"""A command's output folder: results of different settings never mix in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], *, alone: bool = Tru
     What a killed process left half-written is removed; whole files are never touched.
 
     Args:
-        folder: of the stage.
+        folder: of the command or stage.
         settings: all that its files depend on; anything JSON can hold.
         alone: no other process writes there now. Otherwise nothing is removed: half-written files
             may be those of another machine.
