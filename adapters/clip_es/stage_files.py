@@ -11,22 +11,15 @@ import torch
 from torch import Tensor
 
 from vpl_plugin.atomic_files import whole_file
-from vpl_plugin.core.targets import text_distribution
 
 __all__ = [
-    "NO_SEED",
     "StoredCAMs",
     "StoredSeeds",
     "read_cams",
     "read_seeds",
-    "seed_classes",
-    "stored_targets",
     "write_cams",
     "write_seeds",
 ]
-
-NO_SEED = -1
-"""Stands for a pixel that no CAM claims; its target is the background's text distribution."""
 
 
 class StoredSeeds(NamedTuple):
@@ -34,7 +27,8 @@ class StoredSeeds(NamedTuple):
 
     Attributes:
         features: (p, D) float16, unit rows to rounding.
-        seeds: (p,) int16, the class index of each pixel's seed, or :data:`NO_SEED`.
+        seeds: (p,) int16, the class index of each pixel's seed, or
+            :data:`~vpl_plugin.localization.seeds.NO_SEED`.
         pixels: (p,) int32, which patches these are, in row-major order of the grid.
         grid: (h, w).
     """
@@ -59,57 +53,6 @@ class StoredCAMs(NamedTuple):
     raw: Tensor
     refined: Tensor
     size: tuple[int, int]
-
-
-def seed_classes(cams: Tensor, classes: tuple[int, ...], threshold: float) -> Tensor:
-    """The class whose CAM claims each pixel: the compact form of the targets m_i of Theorem 3.
-
-    Args:
-        cams: (K, h, w), refined, in [0, 1].
-        classes: class indices of the maps.
-        threshold: Phi; the best map must exceed it.
-
-    Returns:
-        (h * w,) int64 on the CPU: a class index, or :data:`NO_SEED`.
-
-    Example:
-        >>> seed_classes(torch.tensor([[[0.9, 0.1]]]), (7,), threshold=0.4)
-        tensor([ 7, -1])
-    """
-    score, best = cams.flatten(1).cpu().max(dim=0)
-    return torch.tensor(classes)[best].masked_fill(score <= threshold, NO_SEED)
-
-
-def stored_targets(
-    features: Tensor,
-    seeds: Tensor,
-    text_prototypes: Tensor,
-    *,
-    num_foreground: int,
-    tau_T: float = 0.01,
-) -> Tensor:
-    """The targets that seeds stand for: one-hot at a seed, elsewhere Eq. 5 over the background.
-
-    Args:
-        features: (p, D), unit rows.
-        seeds: (p,) int64, as :func:`seed_classes` gives them.
-        text_prototypes: (N, D), unit rows: the foreground rows, then the background's.
-        num_foreground: number of foreground rows.
-        tau_T: CLIP's temperature.
-
-    Returns:
-        (p, N), rows that sum to 1.
-
-    Example:
-        >>> Z = torch.eye(3)
-        >>> stored_targets(Z[:2], torch.tensor([0, -1]), Z, num_foreground=1, tau_T=1.0)
-        tensor([[1.0000, 0.0000, 0.0000],
-                [0.0000, 0.7311, 0.2689]])
-    """
-    background = text_distribution(features, text_prototypes[num_foreground:], tau_T)
-    targets = torch.nn.functional.pad(background, (num_foreground, 0))
-    one_hot = torch.nn.functional.one_hot(seeds.clamp(min=0), len(text_prototypes))
-    return torch.where((seeds != NO_SEED)[:, None], one_hot.to(targets.dtype), targets)
 
 
 def write_seeds(path: Path, stored: StoredSeeds) -> None:

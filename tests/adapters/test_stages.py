@@ -14,8 +14,6 @@ from vpl_plugin.adapters.clip_es.stage_files import (
     StoredSeeds,
     read_cams,
     read_seeds,
-    seed_classes,
-    stored_targets,
     write_seeds,
 )
 from vpl_plugin.adapters.clip_es.stages.photo_batches import plan_batches
@@ -25,7 +23,13 @@ from vpl_plugin.adapters.run_folder import claim_folder
 from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import VOC, ClipModel, load_clip, open_photo, text_prototypes
 from vpl_plugin.core.pixels import PixelChunk
-from vpl_plugin.localization import read_mask, resize_cams, seed_targets
+from vpl_plugin.localization import (
+    read_mask,
+    resize_cams,
+    seed_classes,
+    seed_targets,
+    targets_from_seeds,
+)
 
 N = len(VOC.labels)
 
@@ -66,7 +70,7 @@ def test_seeds_are_those_of_the_pipeline_in_memory(
         np.testing.assert_allclose(stored.features, encoded.features, rtol=0, atol=1e-3)
         expected = seed_targets(refined, item.classes, encoded.features, Z, num_foreground=N)
         compact = torch.from_numpy(stored.seeds).long()
-        ours = stored_targets(encoded.features, compact, Z, num_foreground=N)
+        ours = targets_from_seeds(compact, encoded.features, Z, num_foreground=N)
         torch.testing.assert_close(ours, expected)
 
 
@@ -103,7 +107,7 @@ def test_learning_from_disk_equals_learning_in_memory(
     features = torch.from_numpy(np.concatenate([item.features for item in stored])).float()
     features = torch.nn.functional.normalize(features, dim=1)
     seeds = torch.from_numpy(np.concatenate([item.seeds for item in stored])).long()
-    targets = stored_targets(features, seeds, Z, num_foreground=N)
+    targets = targets_from_seeds(seeds, features, Z, num_foreground=N)
     fit = learn_vision_prototypes(features, Z, targets=targets, iterations=40, full_output=True)
     torch.testing.assert_close(learned, fit.prototypes, rtol=0, atol=1e-5)
     assert about["loss"] == pytest.approx(float(fit.losses[-1]), rel=1e-5)

@@ -22,7 +22,9 @@ from vpl_plugin.localization.seeds import (
     background_score,
     cams_to_labels,
     resize_cams,
+    seed_classes,
     seed_targets,
+    targets_from_seeds,
 )
 
 __all__ = [
@@ -44,8 +46,10 @@ __all__ = [
     "read_mask",
     "refine_cams",
     "resize_cams",
+    "seed_classes",
     "seed_targets",
     "segmentation_scores",
+    "targets_from_seeds",
     "transition_matrix",
     "voc_palette",
     "write_mask",

@@ -24,7 +24,18 @@ from vpl_plugin.localization.checks import (
     class_vector,
 )
 
-__all__ = ["background_score", "cams_to_labels", "resize_cams", "seed_targets"]
+__all__ = [
+    "NO_SEED",
+    "background_score",
+    "cams_to_labels",
+    "resize_cams",
+    "seed_classes",
+    "seed_targets",
+    "targets_from_seeds",
+]
+
+NO_SEED = -1
+"""Stands for a pixel that no CAM claims; its target is the background's text distribution."""
 
 
 def background_score(cams: Tensor, power: float = 1.0) -> Tensor:
@@ -161,12 +172,66 @@ def seed_targets(
     check_same_device("features", features, "prototypes", prototypes)
     check_same_device("features", features, "cams", cams)
 
-    background = text_distribution(rows, prototypes[num_foreground:], tau_T)
-    targets = F.pad(background, (num_foreground, 0)).view(*pixels, len(prototypes))
-    classes = classes.to(cams.device, non_blocking=True)
+    seeds = seed_classes(cams, classes, threshold)
+    return targets_from_seeds(
+        seeds, features, prototypes, num_foreground=num_foreground, tau_T=tau_T
+    )
+
+
+def seed_classes(cams: Tensor, classes: Tensor | Sequence[int], threshold: float = 0.4) -> Tensor:
+    """The class whose CAM claims each pixel: the compact form of :func:`seed_targets`.
+
+    Args:
+        cams: (..., K, h, w), values in [0, 1], raw or refined.
+        classes: (..., K) class indices of the maps; -1 marks a padded map.
+        threshold: Phi, in [0, 1]; the best map must exceed it.
+
+    Returns:
+        (..., h * w) int64: a class index, or :data:`NO_SEED`.
+
+    Raises:
+        TypeError: not floating point, or classes that are no integers.
+        ValueError: shapes that do not fit, or a threshold outside [0, 1].
+
+    Example:
+        >>> seed_classes(torch.tensor([[[0.9, 0.1]]]), [7], threshold=0.4)
+        tensor([ 7, -1])
+    """
+    check_cams(cams)
+    check_fraction("threshold", threshold)
+    classes = class_vector(classes, cams).to(cams.device, non_blocking=True)
     maps = cams.masked_fill((classes < 0)[..., None, None], 0.0).flatten(-2)
     score, best = maps.max(dim=-2)
-    is_seed = score > threshold
-    best_class = classes.clamp(min=0).gather(-1, best)
-    one_hot = torch.zeros_like(targets).scatter_(-1, best_class[..., None], 1.0)
-    return torch.where(is_seed[..., None], one_hot, targets)
+    return classes.clamp(min=0).gather(-1, best).masked_fill(score <= threshold, NO_SEED)
+
+
+def targets_from_seeds(
+    seeds: Tensor,
+    features: Tensor,
+    prototypes: Tensor,
+    *,
+    num_foreground: int,
+    tau_T: float = 0.01,
+) -> Tensor:
+    """The targets that seeds stand for: one-hot at a seed, elsewhere Eq. 5 over the background.
+
+    Args:
+        seeds: (..., p) int64, as :func:`seed_classes` gives them.
+        features: (..., p, D), unit rows.
+        prototypes: (N, D) text prototypes, unit rows: ``num_foreground`` classes, then background.
+        num_foreground: number of foreground rows of ``prototypes``.
+        tau_T: CLIP's temperature.
+
+    Returns:
+        (..., p, N), rows that sum to 1, in the dtype of ``features``.
+
+    Example:
+        >>> Z = torch.eye(3)
+        >>> targets_from_seeds(torch.tensor([0, -1]), Z[:2], Z, num_foreground=1, tau_T=1.0)
+        tensor([[1.0000, 0.0000, 0.0000],
+                [0.0000, 0.7311, 0.2689]])
+    """
+    background = text_distribution(features.flatten(0, -2), prototypes[num_foreground:], tau_T)
+    targets = F.pad(background, (num_foreground, 0)).view(*seeds.shape, len(prototypes))
+    one_hot = torch.zeros_like(targets).scatter_(-1, seeds.clamp(min=0)[..., None], 1.0)
+    return torch.where((seeds != NO_SEED)[..., None], one_hot, targets)

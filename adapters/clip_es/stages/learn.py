@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vpl_plugin.adapters.clip_es.stage_files import read_seeds, stored_targets
+from vpl_plugin.adapters.clip_es.stage_files import read_seeds
 from vpl_plugin.adapters.clip_es.stages.seeds import seeds_file
 from vpl_plugin.adapters.clip_es.stages.settings import PROTOTYPES, TEXT_PROTOTYPES, Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet
@@ -22,6 +22,7 @@ from vpl_plugin.adapters.run_folder import claim_folder, settings_of
 from vpl_plugin.core.distributed import sum_over_ranks
 from vpl_plugin.core.pixels import PixelChunk
 from vpl_plugin.core.prototypes import Iterate, learn_vision_prototypes
+from vpl_plugin.localization.seeds import targets_from_seeds
 
 __all__ = ["SeedStream", "run_learn"]
 
@@ -63,9 +64,9 @@ class SeedStream:
                 features = torch.from_numpy(np.concatenate([item.features for item in stored]))
                 seeds = torch.from_numpy(np.concatenate([item.seeds for item in stored]))
                 features = torch.nn.functional.normalize(features.to(device).float(), dim=1)
-                targets = stored_targets(
-                    features,
+                targets = targets_from_seeds(
                     seeds.to(device).long(),
+                    features,
                     self._text,
                     num_foreground=self._num_foreground,
                     tau_T=TAU_T,

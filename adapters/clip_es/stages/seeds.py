@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vpl_plugin.adapters.clip_es.stage_files import StoredSeeds, seed_classes, write_seeds
+from vpl_plugin.adapters.clip_es.stage_files import StoredSeeds, write_seeds
 from vpl_plugin.adapters.clip_es.stages.photo_batches import localised_photos
 from vpl_plugin.adapters.clip_es.stages.settings import TEXT_PROTOTYPES, Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet
@@ -16,6 +16,7 @@ from vpl_plugin.adapters.prototype_files import save_prototypes
 from vpl_plugin.adapters.run_folder import claim_folder
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.clip.prompts import text_prototypes
+from vpl_plugin.localization.seeds import seed_classes
 
 __all__ = ["run_seeds", "seeds_file"]
 
@@ -63,7 +64,8 @@ def run_seeds(
         is_done=lambda photo: seeds_file(settings, photo.name).exists(),
         failures=failures,
     ):
-        seeds = seed_classes(item.cams.refined, item.photo.classes, settings.threshold).numpy()
+        claimed = seed_classes(item.cams.refined, item.photo.classes, settings.threshold)
+        seeds = claimed.cpu().numpy()
         drawn = _draw(len(seeds), item.photo.name, settings)
         height, width = item.cams.raw.shape[1:]
         path = seeds_file(settings, item.photo.name)
