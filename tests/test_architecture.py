@@ -11,8 +11,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# From the ground up. atomic_files is the cellar that everything above the core writes files with.
-FLOORS = ["core", "atomic_files", "clip", "localization", "adapters", "cli"]
+# From the ground up. atomic_files and run_folder are the cellar: everything above the core writes
+# files with them.
+FLOORS = [
+    "core",
+    "atomic_files",
+    "run_folder",
+    "clip",
+    "localization",
+    "segmentation",
+    "adapters",
+    "cli",
+]
 
 
 def modules() -> dict[str, Path]:

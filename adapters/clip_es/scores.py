@@ -14,10 +14,14 @@ from vpl_plugin.adapters.clip_es.cams import photo_cams
 from vpl_plugin.adapters.clip_es.encoding import EncodedPhoto
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.core.gap import cosine_gap
-from vpl_plugin.localization.evaluation import SegmentationMeter, SegmentationScores
+from vpl_plugin.localization.evaluation import (
+    SegmentationMeter,
+    SegmentationScores,
+    segmentation_scores,
+)
 from vpl_plugin.localization.seeds import background_score, resize_cams
 
-__all__ = ["SeedMeter", "SeedScores", "mask_on_grid", "seed_scores"]
+__all__ = ["SeedMeter", "SeedScores", "mask_on_grid", "scores_by_power", "seed_scores"]
 
 IGNORE_INDEX = 255
 # The powers of the background score that are tried; the best one counts, as in CLIP-ES.
@@ -65,10 +69,23 @@ class SeedMeter:
             is_background = background_score(score[None], power)[0] >= score
             meter.update(labels.masked_fill(is_background, 0), truth)
 
+    def confusion(self) -> Tensor:
+        """(powers, C + 1, C + 1) counts so far."""
+        return torch.stack([meter.confusion() for meter in self._meters.values()])
+
     def compute(self) -> tuple[float, dict[float, SegmentationScores]]:
         """The power of the best mIoU, and the scores at every power."""
-        scores = {power: meter.compute() for power, meter in self._meters.items()}
-        return max(scores, key=lambda power: scores[power].miou), scores
+        return scores_by_power(self._meters, self.confusion())
+
+
+def scores_by_power(
+    powers: Iterable[float], confusion: Tensor
+) -> tuple[float, dict[float, SegmentationScores]]:
+    """The power of the best mIoU, and the scores at every power, of :meth:`SeedMeter.confusion`."""
+    scores = {
+        power: segmentation_scores(counts) for power, counts in zip(powers, confusion, strict=True)
+    }
+    return max(scores, key=lambda power: scores[power].miou), scores
 
 
 def mask_on_grid(mask: np.ndarray, grid: tuple[int, int]) -> Tensor:

@@ -22,6 +22,7 @@ from PIL import Image
 from vpl_plugin.adapters.clip_es import stages
 from vpl_plugin.adapters.clip_es.stage_files import read_cams, read_seeds
 from vpl_plugin.adapters.clip_es.stages import cams as cams_stage
+from vpl_plugin.adapters.clip_es.stages import evaluate as evaluate_stage
 from vpl_plugin.adapters.clip_es.stages import masks as masks_stage
 from vpl_plugin.adapters.clip_es.stages import seeds as seeds_stage
 from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams
@@ -221,6 +222,17 @@ def test_crf_processes_end_with_a_killed_parent_and_give_the_same_masks(
             process.kill()
     _wait_for(lambda: not _group(process.pid))
     assert call("masks", voc, output) == 0
+    assert files(output) == files(whole)
+
+
+def test_figures_are_the_same_from_several_processes(
+    voc: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Path(shutil.copytree(whole, tmp_path / "out"))
+    (output / "vision/evaluation.json").unlink()
+    # So few photos would be one process's share.
+    monkeypatch.setattr(evaluate_stage, "PHOTOS_AT_ONCE", 2)
+    assert call("evaluate", voc, output, "--workers", "2") == 0
     assert files(output) == files(whole)
 
 

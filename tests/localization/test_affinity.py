@@ -128,6 +128,15 @@ def test_refining_equals_the_squared_masked_matrix(seed, height, width):
     assert refined.max() <= 1
 
 
+def test_nearly_uniform_attention_does_not_magnify_rounding():
+    generator = torch.Generator().manual_seed(0)
+    scores = 1e-2 * torch.randn(20, 400, 400, generator=generator, dtype=torch.float64)
+    attention = scores.softmax(-1).mean(0).float()
+    cams = make_cams((2, 20, 20), 0).float()
+    exact = refine_cams(cams.double(), attention.double())
+    torch.testing.assert_close(refine_cams(cams, attention).double(), exact, rtol=0, atol=1e-6)
+
+
 def test_batch_equals_photos_one_by_one_and_padding_stays_zero():
     cams, attention = make_cams((2, 3, 4, 5), 0), make_attention(20, 0, (2,))
     cams[1, 2] = 0

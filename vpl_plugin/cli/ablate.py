@@ -56,9 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tables", nargs="+", choices=sorted(TABLES), default=list(TABLES), help="which tables"
     )
-    parser.add_argument(
-        "--pixels-per-photo", type=int, default=128, help="drawn from each train photo"
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -71,7 +68,6 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_clip(arguments.model, arguments.pretrained, device=arguments.device)
     context = {
         "model": model.name,
-        "pixels_per_photo": arguments.pixels_per_photo,
         **{name: _digest(photos) for name, photos in splits.items()},
     }
     results = _Results(output / "results.json", context)
@@ -85,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
             ]
             for name, photos in splits.items()
         }
-        bench = _Bench(model, pairs, arguments.pixels_per_photo)
+        bench = _Bench(model, pairs)
         for setting in tqdm(missing, desc="settings", unit="setting"):
             results.add(setting, bench.run(setting))
             _write_tables(output, arguments.tables, results)
@@ -140,10 +136,9 @@ def _write_tables(output: Path, names: Sequence[str], results: _Results) -> str:
 class _Bench:
     """Encoded photos, and what several settings share on them."""
 
-    def __init__(self, model: Any, pairs: dict[str, Pairs], pixels_per_photo: int) -> None:
+    def __init__(self, model: Any, pairs: dict[str, Pairs]) -> None:
         self._model = model
         self._pairs = pairs
-        self._pixels_per_photo = pixels_per_photo
         self._text: dict[str, Tensor] = {}
         self._cams: dict[str, list[Any]] = {}
 
@@ -208,7 +203,7 @@ class _Bench:
         features, rows = [], []
         for index, (photo, mask) in enumerate(self._pairs["train"]):
             drawn = torch.randperm(len(photo.features), generator=generator)
-            drawn = drawn[: self._pixels_per_photo].to(Z.device)
+            drawn = drawn[: setting.pixels_per_photo].to(Z.device)
             features.append(photo.features[drawn])
             if targets:
                 rows.append(self._targets(setting, index, photo, mask, Z)[drawn])

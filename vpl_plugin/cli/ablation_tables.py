@@ -31,7 +31,8 @@ class Setting:
         regularization: "instance" or "class".
         temperature: of GradCAM's softmax; None is tau_I for vision prototypes, else CLIP's.
         shift: of "modified gap".
-        seed: of the pixels drawn.
+        pixels_per_photo: how many are drawn from each photo; None takes them all.
+        seed: of that draw.
     """
 
     prototypes: str = "vision"
@@ -47,6 +48,7 @@ class Setting:
     regularization: str = "instance"
     temperature: float | None = None
     shift: float = 0.0
+    pixels_per_photo: int | None = 128
     seed: int = 0
 
     @property
@@ -155,6 +157,11 @@ TABLES: dict[str, Table] = {
         (Setting(temperature=0.02), None),
         (Setting(), None),
         (Setting(temperature=0.05), None),
+    ),
+    "pixels": _table(
+        "Pixels drawn from each photo",
+        lambda s: "all" if s.pixels_per_photo is None else str(s.pixels_per_photo),
+        *((Setting(pixels_per_photo=count), None) for count in (8, 32, 128, 512, None)),
     ),
     "seeds": _table(
         "Seeds of the pixels drawn",

@@ -22,7 +22,7 @@ from vpl_plugin.adapters.clip_es import (
     photo_cams,
 )
 from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
-from vpl_plugin.adapters.run_folder import claim_folder
+from vpl_plugin.run_folder import claim_folder
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.cli.panels import PanelRow, save_panel
 from vpl_plugin.cli.photo_folder import LabelledPhoto, class_names, labelled_photos

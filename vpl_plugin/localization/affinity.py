@@ -143,7 +143,9 @@ def refine_cams(
 
     With S the transition matrix and b the box mask of a map m, the refined map is
     :math:`S^2 (b \odot m)`, min-max normalised. It is computed as :math:`S (S (b \odot m))`, which
-    costs :math:`P^2 K` where squaring the matrix costs :math:`P^3`.
+    costs :math:`P^2 K` where squaring the matrix costs :math:`P^3`, and in float64: where the
+    attention is nearly uniform the spread map is nearly flat, and min-max would magnify the rounding
+    of float32 to percents.
 
     Args:
         cams: (K, h, w) of one photo or (B, K, h, w), values in [0, 1]; maps of zeros stay zeros.
@@ -172,8 +174,8 @@ def refine_cams(
             f"attention must have shape {expected} to go with cams of shape {tuple(cams.shape)};"
             f" got {describe(attention)}"
         )
-    transition = transition_matrix(attention, rounds)
-    boxed = (cams * box_masks(cams, threshold)).flatten(-2).to(transition.dtype)
+    transition = transition_matrix(attention.double(), rounds)
+    boxed = (cams * box_masks(cams, threshold)).flatten(-2).double()
     # S is symmetric, so rows times S are S times columns.
     spread = boxed @ transition @ transition
     return min_max(spread.unflatten(-1, cams.shape[-2:])).to(cams.dtype)

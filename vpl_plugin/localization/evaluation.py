@@ -133,4 +133,8 @@ class SegmentationMeter:
         Raises:
             ValueError: no pixel was counted.
         """
-        return segmentation_scores(self._matrix.compute())
+        return segmentation_scores(self.confusion())
+
+    def confusion(self) -> Tensor:
+        """(C, C) counts so far: rows the ground truth, columns the prediction."""
+        return self._matrix.compute()

@@ -12,10 +12,10 @@ from vpl_plugin.adapters.clip_es.stages.photo_batches import localised_photos
 from vpl_plugin.adapters.clip_es.stages.settings import PROTOTYPES, Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
 from vpl_plugin.adapters.prototype_files import load_prototypes
-from vpl_plugin.adapters.run_folder import claim_folder
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.clip.prompts import text_prototypes
 from vpl_plugin.localization.seeds import resize_cams
+from vpl_plugin.run_folder import claim_folder
 
 __all__ = ["cams_file", "run_cams", "used_prototypes"]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,21 +20,30 @@ from vpl_plugin.adapters.clip_es.scores import (
     REFINED_POWERS,
     SeedMeter,
     mask_on_grid,
+    scores_by_power,
 )
-from vpl_plugin.adapters.clip_es.stage_files import StoredSeeds, read_cams, read_seeds
+from vpl_plugin.adapters.clip_es.stage_files import (
+    StoredCAMs,
+    StoredSeeds,
+    read_cams,
+    read_seeds,
+)
 from vpl_plugin.adapters.clip_es.stages.cams import cams_file
 from vpl_plugin.adapters.clip_es.stages.seeds import seeds_file
 from vpl_plugin.adapters.clip_es.stages.settings import PROTOTYPES, TEXT_PROTOTYPES, Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
 from vpl_plugin.adapters.prototype_files import load_prototypes
-from vpl_plugin.adapters.run_folder import settings_of
+from vpl_plugin.adapters.worker_pool import run_jobs
 from vpl_plugin.atomic_files import whole_file
-from vpl_plugin.localization.evaluation import SegmentationMeter
+from vpl_plugin.localization.evaluation import SegmentationMeter, segmentation_scores
 from vpl_plugin.localization.mask_files import read_mask
+from vpl_plugin.run_folder import settings_of
 
 __all__ = ["run_evaluate"]
 
 logger = logging.getLogger(__name__)
+
+PHOTOS_AT_ONCE = 16
 
 
 def run_evaluate(
@@ -62,17 +73,21 @@ def run_evaluate(
     if photos.photos and all(item.mask is None for item in photos.photos):
         logger.info("no ground truth, so nothing to score")
         return None
-    scores = _Scores(len(photos.names.labels), _prototypes(settings))
-    for item in tqdm(photos.photos, desc="evaluate", unit="photo"):
-        try:
-            scores.add(item, settings)
-        except FileNotFoundError as error:
-            failures.setdefault(item.photo, f"not scored: there is no {error.filename}")
-        except ValueError as error:
-            failures.setdefault(item.photo, f"not scored: {error}")
-    if not scores.photos:
+    of_set = _Counts.none(len(photos.names.labels))
+    groups = [
+        _Group(photos.photos[start : start + PHOTOS_AT_ONCE], settings, len(photos.names.labels))
+        for start in range(0, len(photos.photos), PHOTOS_AT_ONCE)
+    ]
+    with tqdm(total=len(photos.photos), desc="evaluate", unit="photo") as progress:
+        for group, result in run_jobs(_count_group, groups, settings.workers):
+            counts, why = result()
+            of_set = of_set.plus(counts)
+            for path, message in why.items():
+                failures.setdefault(path, message)
+            progress.update(len(group.photos))
+    if not of_set.photos:
         raise FileNotFoundError(f"not one photo has both CAMs in {settings.cams} and a mask")
-    figures = {"cams": made_by, **scores.figures(photos.names.labels)}
+    figures = {"cams": made_by, **_figures(of_set, photos.names.labels)}
     with whole_file(settings.scores) as part:
         part.write_text(json.dumps(figures, indent=2) + "\n")
     return figures
@@ -87,83 +102,166 @@ def _prototypes(settings: Settings) -> Tensor | None:
     return load_prototypes(file)[0] if file.exists() else None
 
 
-class _Scores:
-    """Adds up what is known of each photo."""
+class _Group(NamedTuple):
+    """Photos that one process scores in one go."""
 
-    def __init__(self, classes: int, prototypes: Tensor | None) -> None:
-        self.photos = 0
-        self.masks = 0
-        self._raw = SeedMeter(classes, RAW_POWERS)
-        self._refined = SeedMeter(classes, REFINED_POWERS)
-        self._labels = SegmentationMeter(classes + 1)
-        self._masks = SegmentationMeter(classes + 1)
-        self._kept = self._pixels = 0
-        self._prototypes = prototypes
-        self._gap = 0.0
-        self._objects = 0
+    photos: Sequence[SetPhoto]
+    settings: Settings
+    num_foreground: int
 
-    def add(self, item: SetPhoto, settings: Settings) -> None:
-        """Adds a photo; nothing of it counts where a file is missing or does not fit."""
-        if item.mask is None:
-            raise ValueError("it has no ground truth")
-        cams = read_cams(cams_file(settings, item.name))
-        truth = read_mask(item.mask)
-        labels = mask = None
-        if settings.masks.exists():
-            labels = read_mask(settings.labels / f"{item.name}.png")
-            mask = read_mask(settings.masks / f"{item.name}.png")
-        for held in (labels, mask, np.empty(cams.size)):
-            if held is not None and held.shape != truth.shape:
-                raise ValueError(
-                    f"{item.mask} is of size {truth.shape}, its CAMs are of a photo of {cams.size}"
-                )
-        wrong = truth[(truth > self._labels.num_classes - 1) & (truth != IGNORE_INDEX)]
-        if wrong.size:
-            raise ValueError(f"{item.mask} has the label {wrong[0]}, which no class has")
-        for meter, maps in ((self._raw, cams.raw), (self._refined, cams.refined)):
-            meter.update(maps, cams.classes, cams.size, torch.from_numpy(truth))
-        if labels is not None and mask is not None:
-            self._labels.update(labels, truth)
-            unsure = mask == IGNORE_INDEX
-            self._masks.update(labels, np.where(unsure, IGNORE_INDEX, truth))
-            counted = truth != IGNORE_INDEX
-            self._kept += int((counted & ~unsure).sum())
-            self._pixels += int(counted.sum())
-            self.masks += 1
-        seeds = seeds_file(settings, item.name)
-        if self._prototypes is not None and seeds.exists():
-            self._add_gap(read_seeds(seeds), truth, self._prototypes)
-        self.photos += 1
 
-    def figures(self, labels: tuple[str, ...]) -> dict[str, Any]:
-        """All figures, in [0, 1] where they are shares."""
-        found: dict[str, Any] = {"photos": self.photos}
-        for name, meter in (("raw", self._raw), ("refined", self._refined)):
-            best, by_power = meter.compute()
-            found[name] = {
-                "miou": by_power[best].miou,
-                "power": best,
-                "by_power": {str(power): scores.miou for power, scores in by_power.items()},
-                "per_class": _named(by_power[best].per_class_iou, labels),
-            }
-        if self.masks:
-            of_labels = self._labels.compute()
-            found["pseudo_masks"] = {
-                "labels": of_labels.miou,
-                "masks": self._masks.compute().miou if self._kept else None,
-                "kept": self._kept / self._pixels,
-                "per_class": _named(of_labels.per_class_iou, labels),
-            }
-        found["gap"] = self._gap / self._objects if self._objects else None
-        return found
+class _Counts(NamedTuple):
+    """What adds up over photos; C labels with the background.
 
-    def _add_gap(self, seeds: StoredSeeds, truth: np.ndarray, prototypes: Tensor) -> None:
-        labels = mask_on_grid(truth, seeds.grid)[torch.from_numpy(seeds.pixels).long()]
-        is_object = (labels > 0) & (labels != IGNORE_INDEX)
-        features = torch.from_numpy(seeds.features).float()[is_object]
-        cosine = torch.nn.functional.cosine_similarity(features, prototypes[labels[is_object] - 1])
-        self._gap += float((1 - cosine).sum(dtype=torch.float64))
-        self._objects += len(cosine)
+    Attributes:
+        raw: (powers, C, C) confusion of the raw CAMs.
+        refined: the same after the attention affinity.
+        labels: (C, C) confusion after the CRF.
+        masks: the same where the pseudo-mask keeps a pixel.
+        photos: how many.
+        masked: how many of them have pseudo-masks.
+        kept: pixels that the pseudo-masks keep.
+        pixels: pixels of photos with pseudo-masks.
+        objects: object pixels that the seeds kept.
+        gaps: the summed gap of those, a number a photo: as floats do not add up alike in every
+            order, they are summed exactly, at the end.
+    """
+
+    raw: Tensor
+    refined: Tensor
+    labels: Tensor
+    masks: Tensor
+    photos: int
+    masked: int
+    kept: int
+    pixels: int
+    objects: int
+    gaps: tuple[float, ...]
+
+    @classmethod
+    def none(cls, num_foreground: int) -> _Counts:
+        """Of no photo."""
+        empty = torch.zeros(num_foreground + 1, num_foreground + 1, dtype=torch.int64)
+        raw, refined = (
+            empty.expand(len(powers), -1, -1) for powers in (RAW_POWERS, REFINED_POWERS)
+        )
+        return cls(raw, refined, empty, empty, 0, 0, 0, 0, 0, ())
+
+    def plus(self, other: _Counts) -> _Counts:
+        """Of both."""
+        return _Counts(*(mine + its for mine, its in zip(self, other, strict=True)))
+
+
+def _count_group(group: _Group) -> tuple[_Counts, dict[Path, str]]:
+    """The counts of photos, and why some do not count."""
+    counts = _Counts.none(group.num_foreground)
+    failures = {}
+    prototypes = _prototypes(group.settings)
+    for item in group.photos:
+        try:
+            counts = counts.plus(
+                _count_photo(item, group.settings, group.num_foreground, prototypes)
+            )
+        except FileNotFoundError as error:
+            failures[item.photo] = f"not scored: there is no {error.filename}"
+        except ValueError as error:
+            failures[item.photo] = f"not scored: {error}"
+    return counts, failures
+
+
+def _count_photo(
+    item: SetPhoto, settings: Settings, num_foreground: int, prototypes: Tensor | None
+) -> _Counts:
+    """The counts of a photo; raises where a file is missing or does not fit."""
+    if item.mask is None:
+        raise ValueError("it has no ground truth")
+    cams = read_cams(cams_file(settings, item.name))
+    truth = read_mask(item.mask)
+    labels = mask = None
+    if settings.masks.exists():
+        labels = read_mask(settings.labels / f"{item.name}.png")
+        mask = read_mask(settings.masks / f"{item.name}.png")
+    for held in (labels, mask, np.empty(cams.size)):
+        if held is not None and held.shape != truth.shape:
+            raise ValueError(
+                f"{item.mask} is of size {truth.shape}, its CAMs are of a photo of {cams.size}"
+            )
+    wrong = truth[(truth > num_foreground) & (truth != IGNORE_INDEX)]
+    if wrong.size:
+        raise ValueError(f"{item.mask} has the label {wrong[0]}, which no class has")
+    counts = _Counts.none(num_foreground)._replace(
+        raw=_seed_confusion(cams.raw, cams, truth, num_foreground, RAW_POWERS),
+        refined=_seed_confusion(cams.refined, cams, truth, num_foreground, REFINED_POWERS),
+        photos=1,
+    )
+    if labels is not None and mask is not None:
+        counted, sure = truth != IGNORE_INDEX, mask != IGNORE_INDEX
+        counts = counts._replace(
+            labels=_confusion(labels, truth, num_foreground),
+            masks=_confusion(labels, np.where(sure, truth, IGNORE_INDEX), num_foreground),
+            masked=1,
+            kept=int((counted & sure).sum()),
+            pixels=int(counted.sum()),
+        )
+    seeds = seeds_file(settings, item.name)
+    if prototypes is not None and seeds.exists():
+        distances = _gaps(read_seeds(seeds), truth, prototypes)
+        counts = counts._replace(
+            objects=len(distances), gaps=(float(distances.sum(dtype=torch.float64)),)
+        )
+    return counts
+
+
+def _seed_confusion(
+    maps: Tensor,
+    cams: StoredCAMs,
+    truth: np.ndarray,
+    num_foreground: int,
+    powers: Sequence[float],
+) -> Tensor:
+    meter = SeedMeter(num_foreground, powers)
+    meter.update(maps, cams.classes, cams.size, torch.from_numpy(truth))
+    return meter.confusion()
+
+
+def _confusion(labels: np.ndarray, truth: np.ndarray, num_foreground: int) -> Tensor:
+    meter = SegmentationMeter(num_foreground + 1)
+    meter.update(labels, truth)
+    return meter.confusion()
+
+
+def _gaps(seeds: StoredSeeds, truth: np.ndarray, prototypes: Tensor) -> Tensor:
+    """The cosine distance of each object pixel to the prototype of its class."""
+    labels = mask_on_grid(truth, seeds.grid)[torch.from_numpy(seeds.pixels).long()]
+    is_object = (labels > 0) & (labels != IGNORE_INDEX)
+    features = torch.from_numpy(seeds.features).float()[is_object]
+    return 1 - torch.nn.functional.cosine_similarity(features, prototypes[labels[is_object] - 1])
+
+
+def _figures(counts: _Counts, labels: tuple[str, ...]) -> dict[str, Any]:
+    """All figures, in [0, 1] where they are shares."""
+    found: dict[str, Any] = {"photos": counts.photos}
+    for name, powers, confusion in (
+        ("raw", RAW_POWERS, counts.raw),
+        ("refined", REFINED_POWERS, counts.refined),
+    ):
+        best, by_power = scores_by_power(powers, confusion)
+        found[name] = {
+            "miou": by_power[best].miou,
+            "power": best,
+            "by_power": {str(power): scores.miou for power, scores in by_power.items()},
+            "per_class": _named(by_power[best].per_class_iou, labels),
+        }
+    if counts.masked:
+        of_labels = segmentation_scores(counts.labels)
+        found["pseudo_masks"] = {
+            "labels": of_labels.miou,
+            "masks": segmentation_scores(counts.masks).miou if counts.kept else None,
+            "kept": counts.kept / counts.pixels,
+            "per_class": _named(of_labels.per_class_iou, labels),
+        }
+    found["gap"] = math.fsum(counts.gaps) / counts.objects if counts.objects else None
+    return found
 
 
 def _named(per_class: Tensor, labels: tuple[str, ...]) -> dict[str, float | None]:

@@ -18,11 +18,11 @@ from vpl_plugin.adapters.clip_es.stages.seeds import seeds_file
 from vpl_plugin.adapters.clip_es.stages.settings import PROTOTYPES, TEXT_PROTOTYPES, Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet
 from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
-from vpl_plugin.adapters.run_folder import claim_folder, settings_of
 from vpl_plugin.core.distributed import sum_over_ranks
 from vpl_plugin.core.pixels import PixelChunk
 from vpl_plugin.core.prototypes import Iterate, learn_vision_prototypes
 from vpl_plugin.localization.seeds import targets_from_seeds
+from vpl_plugin.run_folder import claim_folder, settings_of
 
 __all__ = ["SeedStream", "run_learn"]
 

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +13,12 @@ from vpl_plugin.adapters.clip_es.stage_files import read_cams
 from vpl_plugin.adapters.clip_es.stages.cams import cams_file
 from vpl_plugin.adapters.clip_es.stages.settings import Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet
-from vpl_plugin.adapters.run_folder import claim_folder, settings_of
+from vpl_plugin.adapters.worker_pool import run_jobs
 from vpl_plugin.clip.preprocess import open_photo
 from vpl_plugin.localization.crf import clip_es_photo, dense_crf
 from vpl_plugin.localization.mask_files import write_mask
 from vpl_plugin.localization.seeds import background_score, resize_cams
+from vpl_plugin.run_folder import claim_folder, settings_of
 
 __all__ = ["MaskJob", "make_mask", "run_masks"]
 
@@ -101,7 +96,7 @@ def run_masks(photos: PhotoSet, settings: Settings, failures: dict[Path, str]) -
     if not jobs:
         return
     for job, result in tqdm(
-        _finished(jobs, min(settings.workers, len(jobs))),
+        run_jobs(make_mask, jobs, settings.workers),
         total=len(jobs),
         desc="masks",
         unit="photo",
@@ -130,39 +125,3 @@ def make_mask(job: MaskJob) -> None:
     mask = np.where(probabilities.max(axis=0) < job.confidence, IGNORE_INDEX, labels)
     write_mask(job.labels, labels)
     write_mask(job.mask, mask.astype(np.uint8))
-
-
-def _finished(jobs: list[MaskJob], workers: int) -> Iterator[tuple[MaskJob, Callable[[], None]]]:
-    """Yields each job with what raises its error; only a few wait in memory at a time."""
-    if workers == 1:
-        yield from ((job, partial(make_mask, job)) for job in jobs)
-        return
-    # Spawned, as a fork of a process with threads and a GPU is not safe.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        waiting: dict[Future[None], MaskJob] = {}
-        try:
-            for job in jobs:
-                waiting[pool.submit(make_mask, job)] = job
-                if len(waiting) >= 4 * workers:
-                    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                    yield from ((waiting.pop(future), future.result) for future in done)
-            while waiting:
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from ((waiting.pop(future), future.result) for future in done)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    # The processes share the cores among themselves.
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A killed parent takes its workers with it, which would else wait for jobs for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

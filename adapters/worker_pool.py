@@ -1,0 +1,71 @@
+"""Jobs in worker processes that share the cores and end with their parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+__all__ = ["run_jobs"]
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def run_jobs(
+    work: Callable[[Job], Result], jobs: Sequence[Job], workers: int
+) -> Iterator[tuple[Job, Callable[[], Result]]]:
+    """Does the jobs, in processes if there are to be several.
+
+    Args:
+        work: a module's function; what it takes and returns can be pickled.
+        jobs: in the order in which they start.
+        workers: processes, each with one thread of PyTorch; 1 works in this process.
+
+    Yields:
+        Each job as it ends, with a function that returns its result or raises its error. Only a
+        few jobs wait in memory at a time.
+
+    Example:
+        >>> [(job, result()) for job, result in run_jobs(abs, [-2, 3], workers=1)]
+        [(-2, 2), (3, 3)]
+    """
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        yield from ((job, partial(work, job)) for job in jobs)
+        return
+    # Spawned, as a fork of a process with threads and a GPU is not safe.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        waiting: dict[Future[Result], Job] = {}
+        try:
+            for job in jobs:
+                waiting[pool.submit(work, job)] = job
+                if len(waiting) >= 4 * workers:
+                    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                    yield from ((waiting.pop(future), future.result) for future in done)
+            while waiting:
+                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from ((waiting.pop(future), future.result) for future in done)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    # The processes share the cores among themselves.
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent takes its workers with it, which would else wait for jobs for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
