@@ -64,8 +64,8 @@ def retrofit(
     CAMs become the seeds that prototypes are learned from with upstream's own encoder; and with
     the prototypes, for the CAMs that stay, its softmax at 1 / tau_I. All of it happens in a process
     of its own, so nothing is imported here, and nothing is written into the checkout. Without a
-    GPU upstream's ``cuda:`` devices become the CPU. A run that was stopped after its prototypes
-    were learned goes on where it was when called again with the same settings.
+    GPU upstream's ``cuda:`` devices become the CPU. A run that was stopped goes
+    on with the photo where it was when called again with the same settings.
 
     Args:
         checkout: folder of CLIP-ES, as cloned.

@@ -1,4 +1,4 @@
-"""Seed pixels from what upstream CLIP-ES computes for a photo, kept on disk in shards."""
+"""Seed pixels from what upstream CLIP-ES computes for a photo, a file a photo."""
 
 from __future__ import annotations
 
@@ -9,73 +9,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vpl_plugin.adapters.clip_es.stage_files import StoredSeeds, write_seeds
 from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams
-from vpl_plugin.atomic_files import whole_file
-from vpl_plugin.core.pixels import PixelChunk
-from vpl_plugin.localization.seeds import seed_targets
+from vpl_plugin.localization.seeds import seed_classes
 
-__all__ = ["PixelShards", "SeedCollector", "cams_on_grid"]
+__all__ = ["SeedCollector", "cams_on_grid"]
 
 # Upstream's scripts are written for this patch size.
 PATCH_SIZE = 16
-PIXELS_A_SHARD = 65_536
-
-
-class PixelShards:
-    """Pixels in the safetensors files of a folder; read anew each pass, one file at a time."""
-
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self.paths = sorted(folder.glob("*.safetensors"))
-        self._device = device
-
-    def __iter__(self) -> Iterator[PixelChunk]:
-        from safetensors.torch import load_file
-
-        for path in self.paths:
-            held = load_file(path)
-            yield PixelChunk(held["features"].to(self._device), held["targets"].to(self._device))
 
 
 class SeedCollector:
-    """Turns each photo's CAM file into pixels with targets, and removes the file.
+    """Turns each photo's CAM file into pixels with their seeds, and removes the file.
 
     Features are caught where upstream's forward has them: behind ``ln_post``.
 
     Args:
-        folder: where the shards go.
-        part: a name for this process's shards.
-        text_prototypes: (N, D), unit rows, foreground first.
-        num_foreground: number of foreground rows.
         threshold: Phi of the seeds.
         pixels_per_photo: how many to draw from each photo; None takes them all.
         seed: of the draw.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        part: str,
-        text_prototypes: Tensor,
-        *,
-        num_foreground: int,
-        threshold: float,
-        pixels_per_photo: int | None,
-        seed: int,
-    ) -> None:
-        self._folder = folder
-        self._part = part
-        self._text_prototypes = text_prototypes
-        self._num_foreground = num_foreground
+    def __init__(self, *, threshold: float, pixels_per_photo: int | None, seed: int) -> None:
         self._threshold = threshold
         self._pixels_per_photo = pixels_per_photo
         self._seed = seed
-        self._features: list[Tensor] = []
-        self._targets: list[Tensor] = []
-        self._shards = 0
         self._tokens: Tensor | None = None
 
     @contextmanager
@@ -92,8 +55,14 @@ class SeedCollector:
         finally:
             handle.remove()
 
-    def take(self, name: str, path: Path) -> None:
-        """Draws the pixels of one photo whose CAMs upstream has just written to ``path``."""
+    def take(self, name: str, path: Path, seeds: Path) -> None:
+        """Draws the pixels of one photo whose CAMs upstream has just written to ``path``.
+
+        Args:
+            name: of the photo.
+            path: the CAMs, which are removed.
+            seeds: the file to write.
+        """
         if self._tokens is None:
             raise RuntimeError(f"upstream's code did not run the encoder's ln_post on {name}")
         features = F.normalize(self._tokens.float(), dim=1)
@@ -102,33 +71,20 @@ class SeedCollector:
         path.unlink()
         height, width = cams.shape[1:]
         grid = (math.ceil(height / PATCH_SIZE), math.ceil(width / PATCH_SIZE))
-        maps = cams_on_grid(torch.from_numpy(cams), grid).to(features.device)
-        targets = seed_targets(
-            maps,
-            torch.from_numpy(keys),
-            features,
-            self._text_prototypes.to(features.device),
-            num_foreground=self._num_foreground,
-            threshold=self._threshold,
-        )
+        maps = cams_on_grid(torch.from_numpy(cams), grid)
+        claimed = seed_classes(maps, keys.tolist(), self._threshold)
         # A draw that depends on the photo alone is the same for any number of processes.
         generator = torch.Generator().manual_seed(self._seed + zlib.crc32(name.encode()))
-        drawn = torch.randperm(len(targets), generator=generator)[: self._pixels_per_photo]
-        self._features.append(features.cpu()[drawn])
-        self._targets.append(targets.cpu()[drawn])
-        if sum(map(len, self._targets)) >= PIXELS_A_SHARD:
-            self.close()
-
-    def close(self) -> None:
-        """Writes what has not been written yet."""
-        from safetensors.torch import save_file
-
-        if self._features:
-            held = {"features": torch.cat(self._features), "targets": torch.cat(self._targets)}
-            with whole_file(self._folder / f"{self._part}-{self._shards:05d}.safetensors") as part:
-                save_file(held, part)
-            self._shards += 1
-            self._features, self._targets = [], []
+        drawn = torch.randperm(len(claimed), generator=generator)[: self._pixels_per_photo]
+        write_seeds(
+            seeds,
+            StoredSeeds(
+                features=features.half().cpu().numpy()[drawn],
+                seeds=claimed[drawn].numpy().astype(np.int16),
+                pixels=drawn.numpy().astype(np.int32),
+                grid=grid,
+            ),
+        )
 
 
 def cams_on_grid(cams: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -23,14 +23,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vpl_plugin.adapters.clip_es.stages.learn import SeedStream
 from vpl_plugin.adapters.clip_es.upstream_checkout import SCRIPTS
 from vpl_plugin.adapters.clip_es.upstream_devices import cpu_for_missing_cuda
 from vpl_plugin.adapters.clip_es.upstream_encoder import check_encoder, load_encoder
-from vpl_plugin.adapters.clip_es.upstream_pixels import PixelShards, SeedCollector
+from vpl_plugin.adapters.clip_es.upstream_pixels import SeedCollector
 from vpl_plugin.adapters.clip_es.upstream_split import read_split
 from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.core.prototypes import learn_vision_prototypes
+from vpl_plugin.run_folder import claim_folder
 
 __all__ = ["UpstreamJob", "UpstreamPhotoError", "main", "run_job"]
 
@@ -84,6 +86,11 @@ class UpstreamJob:
     def learned(self) -> Path:
         """Where the prototypes used are kept."""
         return self.own_folder / "prototypes.safetensors"
+
+    @property
+    def seeds(self) -> Path:
+        """Pixels of the photos that the first pass is through with, until there are prototypes."""
+        return self.own_folder / "seeds"
 
     @property
     def unfinished(self) -> Path:
@@ -195,13 +202,14 @@ class _Retrofit:
                 **{"settings": job.settings()},
             }
         else:
-            shards = job.unfinished / "pixels"
-            shards.mkdir()
-            learner = _CollectSeeds(shards, Z.cpu(), len(foreground), job)
-            self._perform(learner, torch.cat([foreground, background]), len(foreground), cam)
-            fit = learn_vision_prototypes(
-                PixelShards(shards, Z.device), Z, job.tau_I, full_output=True
-            )
+            claim_folder(job.seeds, job.settings())
+            photos = read_split(Path(job.split_file), self._about).photos
+            files = [_seeds_file(job.seeds, name) for name in photos]
+            done = {name for name, file in zip(photos, files, strict=True) if file.exists()}
+            text = torch.cat([foreground, background])
+            self._perform(_CollectSeeds(job), text, len(foreground), cam, skip=done)
+            stream = SeedStream(files, Z, num_foreground=len(foreground))
+            fit = learn_vision_prototypes(stream, Z, job.tau_I, full_output=True)
             W = fit.prototypes
             facts |= {
                 "upstream": f"CLIP-ES, {self._about.module}.py",
@@ -215,6 +223,7 @@ class _Retrofit:
                 "stop_reason": fit.stop_reason,
             }
         save_prototypes(job.learned, W.cpu(), facts)
+        shutil.rmtree(job.seeds, ignore_errors=True)
         return facts
 
     def _perform(
@@ -282,7 +291,7 @@ def _perform_part(
     photos = _VisitedPhotos(parts[process_id], visitor, settings.cam_out_dir)
     shares: list[list[str]] = [*parts[:process_id], photos, *parts[process_id + 1 :]]
     more = () if label_parts is None else (label_parts,)
-    with cpu_for_missing_cuda(), visitor.during(model, process_id):
+    with cpu_for_missing_cuda(), visitor.during(model):
         try:
             script.perform(process_id, shares, settings, model, background, foreground, cam, *more)
         except Exception as error:
@@ -299,7 +308,7 @@ class _Visitor:
     """What happens to the .npy file of each photo."""
 
     @contextmanager
-    def during(self, model: Any, process_id: int) -> Iterator[None]:
+    def during(self, model: Any) -> Iterator[None]:
         """What must be in place while upstream works."""
         yield
 
@@ -319,33 +328,21 @@ class _KeepCAMs(_Visitor):
 
 
 class _CollectSeeds(_Visitor):
-    """Pixels with targets from the text CAMs."""
+    """Pixels with seeds from the text CAMs."""
 
-    def __init__(
-        self, folder: Path, text_prototypes: Tensor, num_foreground: int, job: UpstreamJob
-    ) -> None:
-        self._folder = folder
-        self._text_prototypes = text_prototypes
-        self._num_foreground = num_foreground
-        self._job = job
+    def __init__(self, job: UpstreamJob) -> None:
+        self._folder = job.seeds
+        self._collector = SeedCollector(
+            threshold=job.threshold, pixels_per_photo=job.pixels_per_photo, seed=job.seed
+        )
 
     @contextmanager
-    def during(self, model: Any, process_id: int) -> Iterator[None]:
-        self._collector = SeedCollector(
-            self._folder,
-            f"{process_id:03d}",
-            self._text_prototypes,
-            num_foreground=self._num_foreground,
-            threshold=self._job.threshold,
-            pixels_per_photo=self._job.pixels_per_photo,
-            seed=self._job.seed,
-        )
+    def during(self, model: Any) -> Iterator[None]:
         with self._collector.watching(model):
             yield
-        self._collector.close()
 
     def take(self, name: str, path: Path) -> None:
-        self._collector.take(name, path)
+        self._collector.take(name, path, _seeds_file(self._folder, name))
 
 
 class _VisitedPhotos(list[str]):
@@ -363,6 +360,10 @@ class _VisitedPhotos(list[str]):
             yield name
             self._visitor.take(name, _cam_file(self._folder, name))
             self.current = None
+
+
+def _seeds_file(folder: Path, photo: str) -> Path:
+    return (folder / photo).with_suffix(".npz")
 
 
 def _cam_file(folder: str | Path, photo: str) -> Path:

@@ -114,7 +114,8 @@ def test_learning_from_disk_equals_learning_in_memory(
     assert about["photos"] == 4
 
 
-def test_the_stream_holds_few_files_and_starts_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("held_bytes", [0, 64 * 3 * (8 * 2 + 2), 10**6])
+def test_every_pass_gives_the_same_pixels_whatever_is_held(tmp_path: Path, held_bytes: int) -> None:
     Z = torch.nn.functional.normalize(torch.randn(5, 8), dim=1)
     generator = np.random.default_rng(0)
     files = []
@@ -123,7 +124,7 @@ def test_the_stream_holds_few_files_and_starts_anew(tmp_path: Path) -> None:
         features = generator.normal(size=(3, 8)).astype(np.float16)
         seeds = np.array([number % 2, -1, 1], np.int16)
         write_seeds(files[-1], StoredSeeds(features, seeds, np.arange(3, dtype=np.int32), (1, 3)))
-    stream = stages.SeedStream(files, Z, num_foreground=2, workers=2)
+    stream = stages.SeedStream(files, Z, num_foreground=2, workers=2, held_bytes=held_bytes)
     first, second = (list(stream) for _ in range(2))
     assert [len(chunk.features) for chunk in first] == [192, 192, 6]
     assert all(isinstance(chunk, PixelChunk) for chunk in first)
@@ -131,9 +132,17 @@ def test_the_stream_holds_few_files_and_starts_anew(tmp_path: Path) -> None:
         assert torch.equal(a.features, b.features)
         assert torch.equal(a.targets, b.targets)
     assert first[0].targets[:6].argmax(dim=1)[[0, 3]].tolist() == [0, 1]
-    files[0].write_bytes(files[0].read_bytes()[:50])
-    with pytest.raises(ValueError, match=r"0\.npz is broken"):
-        list(stream)
+    # What is not held is read anew, so that a file broken meanwhile is noticed.
+    held = {0: 0, 10**6: 3}.get(held_bytes, 1)
+    for number, file in enumerate(files[::64]):
+        whole = file.read_bytes()
+        file.write_bytes(whole[:50])
+        if number < held:
+            assert len(list(stream)) == 3
+        else:
+            with pytest.raises(ValueError, match=rf"{file.name} is broken"):
+                list(stream)
+        file.write_bytes(whole)
 
 
 def test_no_map_exceeds_the_threshold() -> None:

@@ -15,12 +15,14 @@ import torch
 from PIL import Image
 
 from vpl_plugin.adapters.clip_es import encode_photo, photo_cams
+from vpl_plugin.adapters.clip_es.stage_files import read_seeds
 from vpl_plugin.adapters.clip_es.upstream import UpstreamError, retrofit
 from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams
 from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
 from vpl_plugin.cli.clip_es_upstream import main
 from vpl_plugin.clip import load_clip
 from vpl_plugin.localization import resize_cams
+from vpl_plugin.localization.seeds import NO_SEED
 
 SHADOWED = ("clip", "clip_text", "generate_cams_voc12", "pytorch_grad_cam", "utils")
 PHOTOS = {
@@ -180,6 +182,28 @@ def test_a_broken_photo_is_named_and_a_rerun_goes_on(checkout: Path, tmp_path: P
     assert (tmp_path / "out" / "c.npy").exists()
     with pytest.raises(ValueError, match=r"results of other settings \(tau_I was 0.03\)"):
         retrofit(checkout, tau_I=0.04, **options)
+
+
+def test_a_run_stopped_before_its_prototypes_goes_on(checkout: Path, tmp_path: Path) -> None:
+    voc = make_photos(tmp_path / "data")
+    broken = voc["img_root"] / "b.jpg"
+    whole = broken.read_bytes()
+    undisturbed = retrofit(checkout, cam_out_dir=tmp_path / "undisturbed", **voc)
+    broken.write_bytes(whole[: len(whole) // 2])
+    output = tmp_path / "out"
+    with pytest.raises(UpstreamError, match=r"failed on b\.jpg"):
+        retrofit(checkout, cam_out_dir=output, **voc)
+    held = read_seeds(output / "vpl/seeds/a.npz")
+    assert {*held.seeds.tolist()} <= {NO_SEED, 0, 2}
+    with pytest.raises(UpstreamError, match="results of other settings"):
+        retrofit(checkout, cam_out_dir=output, **{**voc, "threshold": 0.5})
+    broken.write_bytes(whole)
+    done = retrofit(checkout, cam_out_dir=output, **voc)
+    assert done.prototypes.read_bytes() == undisturbed.prototypes.read_bytes()
+    for name in PHOTOS:
+        file = f"{name}.npy"
+        assert (output / file).read_bytes() == (undisturbed.cam_out_dir / file).read_bytes()
+    assert not (output / "vpl/seeds").exists()
 
 
 def arguments_of(checkout: Path, voc: dict[str, Any], output: Path) -> list[str]:

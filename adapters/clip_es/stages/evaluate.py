@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,7 +149,9 @@ class _Counts(NamedTuple):
 
     def plus(self, other: _Counts) -> _Counts:
         """Of both."""
-        return _Counts(*(mine + its for mine, its in zip(self, other, strict=True)))
+        # Numbers, tensors and tuples all know +.
+        mine: Iterable[Any] = self
+        return _Counts(*(a + b for a, b in zip(mine, other, strict=True)))
 
 
 def _count_group(group: _Group) -> tuple[_Counts, dict[Path, str]]:
