@@ -128,6 +128,43 @@ def test_text_prototypes_lie_beside_and_share_the_seeds(
     assert text["refined"]["miou"] != vision["refined"]["miou"]
 
 
+def test_prototypes_of_another_run_keep_apart_and_nothing_is_learned(
+    voc: Path, whole: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    file = whole / "prototypes/prototypes.safetensors"
+    assert call("all", voc, output, "--prototypes", str(file)) == 0
+    kind = output / "with_prototypes"
+    assert sorted(path.name for path in output.iterdir()) == ["seeds", "with_prototypes"]
+    assert files(kind / "masks").keys() == files(whole / "vision/masks").keys()
+    ours, theirs = (
+        json.loads((folder / "evaluation.json").read_text()) for folder in (kind, whole / "vision")
+    )
+    assert ours["refined"] == theirs["refined"]
+    assert ours["gap"] == theirs["gap"]
+
+
+def test_panels_show_both_kinds_and_report_what_is_missing(
+    voc: Path, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = Path(shutil.copytree(whole, tmp_path / "out"))
+    shutil.copytree(output / "vision", output / "text")
+    assert call("panels", voc, output, "--count", "3") == 0
+    panels = sorted((output / "panels").glob("*.png"))
+    assert len(panels) == 3
+    with Image.open(panels[0]) as both:
+        columns = both.width
+    shutil.rmtree(output / "text")
+    assert call("panels", voc, output, "--count", "3") == 0
+    with Image.open(panels[0]) as alone:
+        assert alone.width < columns
+    (output / f"vision/cams/{panels[0].stem}.npz").unlink()
+    assert call("panels", voc, output, "--count", "3") == 1
+    assert f"{panels[0].stem}.jpg: not shown" in caplog.text
+    assert call("panels", voc, tmp_path / "none") == 2
+    assert call("panels", voc, output, "--count", "0") == 2
+
+
 def test_batch_sizes_and_upstream_files(voc: Path, whole: Path, tmp_path: Path) -> None:
     earlier = whole / "prototypes" / "prototypes.safetensors"
     options = ("--prototypes", str(earlier), "--batch-size", "1", "--upstream-files")

@@ -22,7 +22,6 @@ from vpl_plugin.adapters.clip_es import (
     photo_cams,
 )
 from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
-from vpl_plugin.run_folder import claim_folder
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.cli.panels import PanelRow, save_panel
 from vpl_plugin.cli.photo_folder import LabelledPhoto, class_names, labelled_photos
@@ -35,6 +34,7 @@ from vpl_plugin.clip import (
     text_prototypes,
 )
 from vpl_plugin.localization import cams_to_labels, dense_crf, pseudo_mask, resize_cams, write_mask
+from vpl_plugin.run_folder import claim_folder
 
 __all__ = ["add_arguments", "run"]
 

@@ -75,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     every = {**STAGES, "all": "all stages one after the other"}
     for name, about in every.items():
         _add_arguments(commands.add_parser(name, help=about, description=about))
+    about = "pictures of the CAMs and masks that are there, text beside vision prototypes"
+    panels = commands.add_parser("panels", help=about, description=about)
+    _add_arguments(panels)
+    panels.add_argument("--count", type=int, default=12, help="photos to show (default: 12)")
     return parser
 
 
@@ -157,9 +161,17 @@ def _run(arguments: argparse.Namespace, failures: dict[Path, str]) -> None:
         logger.info("%d photos show none of the classes and are left out", photos.without_labels)
     if not photos.photos:
         raise ValueError("there is no photo whose labels are known")
+    if arguments.stage == "panels":
+        from vpl_plugin.cli.clip_es_panels import run_panels
+
+        if arguments.count < 1:
+            raise ValueError(f"--count must be 1 or more; got {arguments.count}")
+        folder = run_panels(photos, _settings(arguments, (0, 1)), failures, count=arguments.count)
+        logger.info("Look at %s", folder.resolve())
+        return
     wanted = list(STAGES) if arguments.stage == "all" else [arguments.stage]
-    if arguments.stage == "all" and arguments.prototypes == "text":
-        # Text prototypes need no learning; the seeds stay, as the gap is measured on them.
+    if arguments.stage == "all" and arguments.prototypes != "vision":
+        # Nothing is to be learned; the seeds stay, as the gap is measured on them.
         wanted.remove("learn")
     with joined_ranks(arguments.device) as ranks:
         settings = _settings(arguments, (ranks.rank, ranks.world))

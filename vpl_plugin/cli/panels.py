@@ -30,12 +30,12 @@ class PanelRow(NamedTuple):
 
     Attributes:
         label: name of the class.
-        text_cam: (H, W) in [0, 1].
-        vision_cam: (H, W) in [0, 1], or None where no vision prototypes were used.
+        text_cam: (H, W) in [0, 1], or None where no text prototypes were used.
+        vision_cam: the same of vision prototypes.
     """
 
     label: str
-    text_cam: Tensor
+    text_cam: Tensor | None
     vision_cam: Tensor | None
 
 
@@ -68,9 +68,10 @@ def save_panel(
         _picture(axis, _overlay(photo, mask), title)
     for cells, row in zip(axes[1:], rows, strict=True):
         cells[0].text(0.98, 0.5, row.label, ha="right", va="center", fontsize=11)
-        _cam(cells[1], photo, row.text_cam, "text CAM")
-        if row.vision_cam is not None:
-            _cam(cells[2], photo, row.vision_cam, "vision CAM")
+        named = (("text CAM", row.text_cam), ("vision CAM", row.vision_cam))
+        for axis, (title, cam) in zip(cells[1:], named, strict=False):
+            if cam is not None:
+                _cam(axis, photo, cam, title)
     _save(figure, path)
 
 

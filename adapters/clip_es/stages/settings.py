@@ -91,9 +91,9 @@ class Settings:
 
     @property
     def kind(self) -> Path:
-        """Folder of what the prototypes in use give: text and vision keep apart."""
+        """Folder of what the prototypes in use give: text, vision and a file's keep apart."""
         named = self.prototypes in NAMED_PROTOTYPES
-        return self.output / (self.prototypes if named else Path(self.prototypes).stem)
+        return self.output / (self.prototypes if named else f"with_{Path(self.prototypes).stem}")
 
     @property
     def cams(self) -> Path:
