@@ -33,10 +33,9 @@ from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams, write_
 from vpl_plugin.adapters.clip_es.upstream_devices import cpu_for_missing_cuda
 from vpl_plugin.adapters.clip_es.upstream_encoder import load_encoder
 from vpl_plugin.adapters.clip_es.upstream_runner import _import_script
-from vpl_plugin.adapters.voc_split import present_classes, voc_split
+from vpl_plugin.adapters.datasets import voc_photos
 from vpl_plugin.clip import VOC, load_clip
 from vpl_plugin.clip.preprocess import open_photo
-from vpl_plugin.localization.mask_files import read_mask
 from vpl_plugin.localization.seeds import resize_cams
 
 
@@ -85,7 +84,9 @@ def main() -> None:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    photos = voc_split(arguments.root, arguments.split)
+    photos = voc_photos(
+        arguments.root, arguments.split, labels="masks", masks="SegmentationClass"
+    ).photos
     photos = photos[:: max(1, len(photos) // arguments.photos)][: arguments.photos]
     with tempfile.TemporaryDirectory() as temporary, cpu_for_missing_cuda():
         measure(arguments, photos, Path(temporary))
@@ -140,7 +141,7 @@ def measure(arguments: argparse.Namespace, photos: Any, folder: Path) -> None:
     times: dict[int, list[tuple[float, ...]]] = defaultdict(list)
     largest = 0.0
     for number, item in enumerate(tqdm([photos[0], *photos], unit="photo")):
-        classes = list(present_classes(read_mask(item.mask)))
+        classes = list(item.classes)
         jpeg = folder / "JPEGImages" / f"{item.name}.jpg"
         if not jpeg.exists():
             jpeg.symlink_to(item.photo.resolve())

@@ -9,7 +9,7 @@ from pathlib import Path
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
 from vpl_plugin.clip.class_names import ClassNames
 
-__all__ = ["csv_rows", "folder_photos", "folder_rows"]
+__all__ = ["folder_photos"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 COLUMNS = ["photo", "labels"]
@@ -27,8 +27,9 @@ def folder_photos(
     Args:
         root: the folder.
         names: the classes.
-        labels: a CSV file as :func:`csv_rows` takes it; None: the folder right below ``root``
-            that holds a photo names its class.
+        labels: a CSV file with the header ``photo,labels``: a photo's path below the folder, and
+            its class names with semicolons between. None: the folder right below ``root`` that
+            holds a photo names its class.
         masks: folder of ground-truth PNGs, laid out and named as the photos are.
 
     Returns:
@@ -42,7 +43,7 @@ def folder_photos(
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder")
-    rows = folder_rows(root) if labels is None else csv_rows(Path(labels))
+    rows = _folder_rows(root) if labels is None else _csv_rows(Path(labels))
     if not rows:
         where = f"{labels} names no photo" if labels else f"{root} has no photo in a class folder"
         raise ValueError(where)
@@ -66,7 +67,7 @@ def folder_photos(
     return PhotoSet(names, photos, failures)
 
 
-def csv_rows(file: Path) -> dict[Path, list[str]]:
+def _csv_rows(file: Path) -> dict[Path, list[str]]:
     """The rows of a CSV file with the header ``photo,labels``.
 
     Args:
@@ -95,7 +96,7 @@ def csv_rows(file: Path) -> dict[Path, list[str]]:
         }
 
 
-def folder_rows(root: Path) -> dict[Path, list[str]]:
+def _folder_rows(root: Path) -> dict[Path, list[str]]:
     """The photos in the folders below ``root``, each with the name of the topmost one."""
     found = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
     return {path: [path.parts[0]] for path in found if len(path.parts) > 1}

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
 from vpl_plugin.adapters.datasets.split_file import read_lines
-from vpl_plugin.adapters.voc_split import present_classes
 from vpl_plugin.clip.class_names import VOC, ClassNames
-from vpl_plugin.localization.mask_files import read_mask
+from vpl_plugin.localization.mask_files import present_classes, read_mask
 
 __all__ = ["voc_photos"]
 

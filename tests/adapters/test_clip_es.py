@@ -16,7 +16,7 @@ from vpl_plugin.adapters.clip_es import (
     seed_pixels,
     seed_scores,
 )
-from vpl_plugin.adapters.voc_split import present_classes, voc_split
+from vpl_plugin.adapters.datasets import voc_photos
 from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import VOC, ClipModel, load_clip, open_photo, text_prototypes
 from vpl_plugin.localization import read_mask
@@ -109,10 +109,10 @@ def test_vision_prototypes_beat_text_prototypes_on_voc_photographs(
     model: ClipModel, Z: torch.Tensor, shared_dir: Path
 ) -> None:
     pairs = []
-    for item in voc_split(shared_dir / "data" / "voc", "val_dev.txt"):
+    for item in voc_photos(shared_dir / "data" / "voc", "val_dev.txt", labels="masks").photos:
         mask = read_mask(item.mask)
         photo = open_photo(item.photo)
-        pairs.append((encode_photo(model, photo, present_classes(mask), name=item.name), mask))
+        pairs.append((encode_photo(model, photo, item.classes, name=item.name), mask))
     fit = learn_from_photos(model, [photo for photo, _ in pairs], Z, num_foreground=N)
     text = seed_scores(model, pairs, Z, num_foreground=N)
     vision = seed_scores(model, pairs, fit.prototypes, num_foreground=N, temperature=0.03)

@@ -19,7 +19,6 @@ from vpl_plugin.adapters.clip_es.stage_files import (
 from vpl_plugin.adapters.clip_es.stages.photo_batches import plan_batches
 from vpl_plugin.adapters.datasets import PhotoSet, SetPhoto, folder_photos, voc_photos
 from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
-from vpl_plugin.run_folder import claim_folder
 from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import VOC, ClipModel, load_clip, open_photo, text_prototypes
 from vpl_plugin.core.pixels import PixelChunk
@@ -30,6 +29,7 @@ from vpl_plugin.localization import (
     seed_targets,
     targets_from_seeds,
 )
+from vpl_plugin.run_folder import claim_folder
 
 N = len(VOC.labels)
 

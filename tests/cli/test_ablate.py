@@ -67,6 +67,17 @@ def test_every_kind_of_setting_runs(voc: Path) -> None:
     assert len(losses) == len(rows)
 
 
+def test_a_broken_photo_is_left_out_and_reported(
+    voc: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photo = sorted((voc / "JPEGImages").glob("*.jpg"))[0]
+    photo.write_bytes(photo.read_bytes()[:500])
+    (voc / "train.txt").write_text("\n".join(path.stem for path in voc.glob("JPEGImages/*.jpg")))
+    assert run(voc, "--tables", "seeds") == 1
+    assert f"left out: {photo}: cannot read the photo" in caplog.text
+    assert "| - |" not in (voc / "out/tables.md").read_text()
+
+
 def test_results_of_another_run_are_not_mixed(
     voc: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -160,19 +160,30 @@ def test_bad_input_is_named_before_any_work(
         assert not (folder.parent / "out").exists()
         return capsys.readouterr().err
 
-    assert "has no class 'cat'" in message(classes="zebra,dog")
+    text = message(classes="zebra,dog")
+    assert "there is no photo whose labels are known" in text
+    assert "has no class 'c" in text
     table = folder.parent / "bad.csv"
-    table.write_text("photo,labels\ncat/cat.jpg,katze\ncat/none.jpg,\n")
-    text = message("--labels", str(table))
-    assert "labels of 2 photo(s) do not fit" in text
-    assert "cat/cat.jpg: PASCAL VOC has no class 'katze'" in text
-    assert "cat/none.jpg: no labels" in text
     table.write_text("file,label\n")
     assert "must start with the line photo,labels" in message("--labels", str(table))
     assert "no.csv is no file" in message("--labels", "no.csv")
     (folder.parent / "empty").mkdir()
     assert main(["cams", str(folder.parent / "empty"), "--classes", "voc"]) == 2
     assert main(["cams", str(folder.parent / "absent"), "--classes", "voc"]) == 2
+
+
+def test_photos_whose_labels_do_not_fit_are_reported_and_the_rest_is_done(
+    run: Run, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = folder.parent / "some.csv"
+    photo, other = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.jpg"))[:2]
+    table.write_text(f"photo,labels\n{photo},cat\n{other},katze\nb.jpg,\nc.jpg,dog\n")
+    options = ("--labels", str(table), "--no-panels", "--prototypes", "text")
+    assert run(*options) == 1
+    assert f"{other}: PASCAL VOC has no class 'katze'" in caplog.text
+    assert "b.jpg: no labels" in caplog.text
+    assert "c.jpg: there is no such photo" in caplog.text
+    assert (folder.parent / f"out/masks/{photo}.png").exists()
 
 
 def test_the_crf_is_asked_for_before_any_work(

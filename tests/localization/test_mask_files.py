@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vpl_plugin.localization import read_mask, voc_palette, write_mask
+from vpl_plugin.localization import present_classes, read_mask, voc_palette, write_mask
 
 
 @given(seed=st.integers(0, 2**32 - 1), height=st.integers(1, 40), width=st.integers(1, 40))
@@ -96,3 +96,8 @@ def test_bad_masks(tmp_path):
     with pytest.raises(ValueError, match=r"mask must have shape \(H, W\)"):
         write_mask(tmp_path / "mask.png", np.zeros((3, 3, 3), np.uint8))
     assert not any(tmp_path.iterdir())
+
+
+def test_labels_leave_out_background_and_ignored_pixels():
+    assert present_classes(np.array([[0, 20, 255, 1]], dtype=np.uint8)) == [0, 19]
+    assert present_classes(np.array([[0, 255]], dtype=np.uint8)) == []

@@ -25,10 +25,19 @@ from vpl_plugin.adapters.clip_es import (
     photo_cams,
     seed_scores,
 )
-from vpl_plugin.adapters.voc_split import MaskedPhoto, present_classes, voc_split
+from vpl_plugin.adapters.datasets import SetPhoto, voc_photos
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.cli.ablation_tables import TABLES, Setting, markdown
-from vpl_plugin.clip import CLIP_ES, ENSEMBLE, SINGLE, VOC, load_clip, open_photo, text_prototypes
+from vpl_plugin.clip import (
+    CLIP_ES,
+    ENSEMBLE,
+    SINGLE,
+    VOC,
+    BrokenPhotoError,
+    load_clip,
+    open_photo,
+    text_prototypes,
+)
 from vpl_plugin.core.gap import modify_gap
 from vpl_plugin.core.prototypes import PrototypeFit, learn_vision_prototypes
 from vpl_plugin.core.targets import text_distribution
@@ -60,9 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs every setting once, resumes, writes and prints the tables. Returns the exit code."""
-    splits = {
-        name: voc_split(arguments.root, getattr(arguments, name)) for name in ("train", "val")
-    }
+    failures: dict[Path, str] = {}
+    splits: dict[str, list[SetPhoto]] = {}
+    for name in ("train", "val"):
+        split = getattr(arguments, name)
+        listed = voc_photos(arguments.root, split, labels="masks", masks="SegmentationClass")
+        if not listed.photos:
+            raise ValueError(f"{split} has no photo with a mask that shows a class")
+        splits[name] = listed.photos
+        failures |= listed.failures
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     model = load_clip(arguments.model, arguments.pretrained, device=arguments.device)
@@ -77,7 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
     if missing:
         pairs = {
             name: [
-                _encode(model, item) for item in tqdm(photos, desc=f"encode {name}", unit="photo")
+                pair
+                for item in tqdm(photos, desc=f"encode {name}", unit="photo")
+                if (pair := _encode(model, item, failures)) is not None
             ]
             for name, photos in splits.items()
         }
@@ -87,16 +104,25 @@ def run(arguments: argparse.Namespace) -> int:
             _write_tables(output, arguments.tables, results)
     sys.stdout.write(_write_tables(output, arguments.tables, results))
     logger.info("Look at %s", (output / "tables.md").resolve())
-    return 0
+    for path, why in failures.items():
+        logger.error("left out: %s: %s", path, why)
+    return 1 if failures else 0
 
 
-def _encode(model: Any, item: MaskedPhoto) -> tuple[EncodedPhoto, np.ndarray]:
-    mask = read_mask(item.mask)
-    photo = encode_photo(model, open_photo(item.photo), present_classes(mask), name=item.name)
-    return photo, mask
+def _encode(
+    model: Any, item: SetPhoto, failures: dict[Path, str]
+) -> tuple[EncodedPhoto, np.ndarray] | None:
+    """The photo and its mask; a broken photo is noted and left out."""
+    assert item.mask is not None, "voc_photos gives every photo a mask"
+    try:
+        photo = open_photo(item.photo)
+    except BrokenPhotoError as error:
+        failures[item.photo] = str(error)
+        return None
+    return encode_photo(model, photo, item.classes, name=item.name), read_mask(item.mask)
 
 
-def _digest(photos: Sequence[MaskedPhoto]) -> str:
+def _digest(photos: Sequence[SetPhoto]) -> str:
     names = "\n".join(item.name for item in photos)
     return f"{len(photos)} photos, {hashlib.sha256(names.encode()).hexdigest()[:12]}"
 

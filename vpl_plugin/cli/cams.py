@@ -21,10 +21,11 @@ from vpl_plugin.adapters.clip_es import (
     learn_from_photos,
     photo_cams,
 )
+from vpl_plugin.adapters.datasets import SetPhoto, folder_photos
 from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
 from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.cli.class_option import class_names
 from vpl_plugin.cli.panels import PanelRow, save_panel
-from vpl_plugin.cli.photo_folder import LabelledPhoto, class_names, labelled_photos
 from vpl_plugin.clip import (
     BrokenPhotoError,
     ClassNames,
@@ -79,7 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Writes CAMs, masks and panels, resumes. Returns the exit code: 1 where a photo failed."""
     names = class_names(arguments.classes)
-    photos = labelled_photos(arguments.photos, names, arguments.labels)
+    listed = folder_photos(arguments.photos, names, arguments.labels)
+    photos, failures = listed.photos, listed.failures
+    if not photos:
+        first = next(f"{path}: {why}" for path, why in failures.items())
+        raise ValueError(f"there is no photo whose labels are known; the first is {first}")
     if arguments.crf:
         # A missing CRF is told now, not after the CAMs.
         dense_crf(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 2), 0.5, np.float32))
@@ -88,7 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_clip(arguments.model, arguments.pretrained, device=arguments.device)
     Z = text_prototypes(model, [*names.prompts, *names.background])
 
-    failures: dict[Path, str] = {}
     try:
         prototypes, temperature = _prototypes(arguments, model, names, photos, Z, failures)
         todo = [item for item in photos if not _is_done(output, item, arguments)]
@@ -109,29 +113,29 @@ def run(arguments: argparse.Namespace) -> int:
         for path, why in failures.items():
             logger.error("failed: %s: %s", path, why)
     logger.info(
-        "%d of %d photos are in %s", len(photos) - len(failures), len(photos), output.resolve()
+        "%d photos are in %s", sum(item.photo not in failures for item in photos), output.resolve()
     )
     return 1 if failures else 0
 
 
 def _encode(
-    model: ClipModel, photos: list[LabelledPhoto], failures: dict[Path, str], task: str
-) -> Iterator[tuple[LabelledPhoto, Image.Image, EncodedPhoto]]:
+    model: ClipModel, photos: list[SetPhoto], failures: dict[Path, str], task: str
+) -> Iterator[tuple[SetPhoto, Image.Image, EncodedPhoto]]:
     """Encodes photo by photo; a broken one is noted and passed over."""
     for item in tqdm(photos, desc=task, unit="photo"):
         try:
-            photo = open_photo(item.path)
+            photo = open_photo(item.photo)
         except (BrokenPhotoError, FileNotFoundError) as error:
-            failures[item.path] = str(error)
+            failures[item.photo] = str(error)
             continue
-        yield item, photo, encode_photo(model, photo, item.classes, name=str(item.relative))
+        yield item, photo, encode_photo(model, photo, item.classes, name=item.name)
 
 
 def _prototypes(
     arguments: argparse.Namespace,
     model: ClipModel,
     names: ClassNames,
-    photos: list[LabelledPhoto],
+    photos: list[SetPhoto],
     Z: Tensor,
     failures: dict[Path, str],
 ) -> tuple[Tensor, float | None]:
@@ -158,7 +162,7 @@ def _prototypes(
             "model": model.name,
             "classes": names.labels,
             "background": names.background,
-            "photos": len(photos) - len(failures),
+            "photos": sum(item.photo not in failures for item in photos),
             "tau_I": arguments.tau_I,
             "threshold": arguments.threshold,
             "loss": float(fit.losses[-1]),
@@ -185,19 +189,19 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _targets(output: Path, item: LabelledPhoto, arguments: argparse.Namespace) -> dict[str, Path]:
+def _targets(output: Path, item: SetPhoto, arguments: argparse.Namespace) -> dict[str, Path]:
     """The files of one photo."""
     # The suffix stays in the name, so that a.jpg and a.png keep apart.
     files = {
-        "cams": output / "cams" / f"{item.relative}.npz",
-        "mask": output / "masks" / f"{item.relative}.png",
+        "cams": output / "cams" / f"{item.name}.npz",
+        "mask": output / "masks" / f"{item.name}.png",
     }
     if not arguments.no_panels:
-        files["panel"] = output / "panels" / f"{item.relative}.png"
+        files["panel"] = output / "panels" / f"{item.name}.png"
     return files
 
 
-def _is_done(output: Path, item: LabelledPhoto, arguments: argparse.Namespace) -> bool:
+def _is_done(output: Path, item: SetPhoto, arguments: argparse.Namespace) -> bool:
     return all(path.exists() for path in _targets(output, item, arguments).values())
 
 
@@ -205,7 +209,7 @@ def _write(
     output: Path,
     arguments: argparse.Namespace,
     names: ClassNames,
-    item: LabelledPhoto,
+    item: SetPhoto,
     photo: Image.Image,
     encoded: EncodedPhoto,
     cams: PhotoCAMs,

@@ -224,7 +224,7 @@ def _run_stages(
 
 def _photos(arguments: argparse.Namespace) -> PhotoSet:
     from vpl_plugin.adapters.datasets import coco_photos, folder_photos, voc_photos
-    from vpl_plugin.cli.photo_folder import class_names
+    from vpl_plugin.cli.class_option import class_names
 
     if arguments.dataset == "voc":
         return voc_photos(

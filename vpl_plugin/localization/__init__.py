@@ -15,7 +15,12 @@ from vpl_plugin.localization.evaluation import (
 )
 from vpl_plugin.localization.grad_cam_package import ClassProbability, PrototypeClassifier
 from vpl_plugin.localization.gradcam import GradCAMOutput, grad_cam
-from vpl_plugin.localization.mask_files import read_mask, voc_palette, write_mask
+from vpl_plugin.localization.mask_files import (
+    present_classes,
+    read_mask,
+    voc_palette,
+    write_mask,
+)
 from vpl_plugin.localization.normalization import min_max
 from vpl_plugin.localization.pseudo_masks import pseudo_mask
 from vpl_plugin.localization.seeds import (
@@ -42,6 +47,7 @@ __all__ = [
     "mean_attention",
     "min_max",
     "pad_classes",
+    "present_classes",
     "pseudo_mask",
     "read_mask",
     "refine_cams",

@@ -10,7 +10,9 @@ from PIL import Image, UnidentifiedImageError
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.localization.checks import check_mask
 
-__all__ = ["read_mask", "voc_palette", "write_mask"]
+__all__ = ["present_classes", "read_mask", "voc_palette", "write_mask"]
+
+IGNORE_INDEX = 255
 
 
 def voc_palette() -> np.ndarray:
@@ -82,3 +84,19 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
             f" got mode {mode}"
         )
     return mask
+
+
+def present_classes(mask: np.ndarray) -> list[int]:
+    """The image-level labels of a mask: class indices, the background and ignored pixels left out.
+
+    Args:
+        mask: (H, W) uint8: 0 background, class + 1, 255 ignored.
+
+    Returns:
+        Class indices from 0, ascending.
+
+    Example:
+        >>> present_classes(np.array([[0, 15], [255, 3]], dtype=np.uint8))
+        [2, 14]
+    """
+    return [int(label) - 1 for label in np.unique(mask) if label not in (0, IGNORE_INDEX)]

@@ -37,7 +37,8 @@ HELD_BYTES = 2 * 1024**3
 class SeedStream:
     """A re-iterable of :class:`PixelChunk` over files of seeds.
 
-    What fits in ``held_bytes`` is read once and kept as it is stored; each pass reads the rest anew.
+    What fits in ``held_bytes`` is read once and kept as it is stored; each pass reads the rest
+    anew.
 
     Args:
         files: of the stage ``seeds``.
