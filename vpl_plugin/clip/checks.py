@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_pixels", "check_texts"]
+__all__ = ["check_blocks", "check_pixels", "check_texts"]
 
 
 def check_pixels(pixels: Tensor, patch_size: int, device: torch.device) -> None:
@@ -36,3 +37,18 @@ def check_texts(texts: Sequence[str]) -> None:
             raise TypeError(f"texts must hold strings, got {text!r}")
     if len(texts) == 0:
         raise ValueError("texts must not be empty")
+
+
+def check_blocks(blocks: Sequence[int], depth: int) -> tuple[int, ...]:
+    """Ascending indices of blocks, as counted from the first; negative ones count from the end."""
+    for block in blocks:
+        if not isinstance(block, int) or isinstance(block, bool):
+            raise TypeError(f"blocks must be whole numbers, got {block!r}")
+        if not -depth <= block < depth:
+            raise ValueError(
+                f"blocks must lie in [{-depth}, {depth - 1}], as the model has {depth}; got {block}"
+            )
+    counted = tuple(block % depth for block in blocks)
+    if not counted or any(here >= after for here, after in pairwise(counted)):
+        raise ValueError(f"blocks must name one or more in ascending order, got {tuple(blocks)}")
+    return counted

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from vpl_plugin.clip.checks import check_pixels, check_texts
+from vpl_plugin.clip.checks import check_blocks, check_pixels, check_texts
 from vpl_plugin.clip.pooled_block import PooledBlock
-from vpl_plugin.clip.preprocess import CLIP_MEAN, CLIP_STD, PixelArray, preprocess
+from vpl_plugin.clip.preprocess import CLIP_MEAN, CLIP_STD, PixelArray, normalise, preprocess
 from vpl_plugin.clip.tokenizer import ClipTokenizer
 from vpl_plugin.clip.vision_tower import VisionTower
 
@@ -70,6 +70,8 @@ class ClipModel:
         name: as given.
         patch_size: side of a patch in pixels.
         embed_dim: D.
+        token_width: C, the width of the tokens between blocks.
+        depth: how many blocks there are.
         logit_scale: the factor on cosines that the model was trained with, 100 for most.
 
     Raises:
@@ -97,6 +99,8 @@ class ClipModel:
         self.name = name
         self.patch_size = self._tower.patch_size
         self.embed_dim = self._tower.embed_dim
+        self.token_width = self._tower.token_width
+        self.depth = len(self._tower.blocks)
         self.logit_scale = float(parts.logit_scale.float().exp())
         self._mean, self._std = _normalisation(parts.visual)
         for part in module.children():
@@ -136,6 +140,13 @@ class ClipModel:
         return preprocess(
             photo, self.patch_size, device=self.device, mean=self._mean, std=self._std
         )
+
+    def normalise(self, photos: Tensor) -> Tensor:
+        """Photos (B, H, W, 3) uint8 as (B, 3, H, W) pixels on the model's device.
+
+        The last step of :meth:`preprocess`, for photos whose sides are whole patches already.
+        """
+        return normalise(photos.to(self.device, non_blocking=True), self._mean, self._std)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -257,6 +268,50 @@ class ClipModel:
             (B, h * w, D). Differentiable.
         """
         return self._tower.project(block_output)
+
+    @torch.no_grad()
+    def block_tokens(self, pixels: Tensor, blocks: Sequence[int]) -> Tensor:
+        """The patch tokens after some of the blocks, what a decoder on the frozen model reads.
+
+        Blocks after the last one named do not run.
+
+        Args:
+            pixels: (B, 3, H, W), normalised; H and W are multiples of the patch size.
+            blocks: 0 is the first block, -1 the last; in ascending order.
+
+        Returns:
+            (B, len(blocks), h * w, C) in the model's dtype, without the class token; patches in
+            row-major order.
+
+        Raises:
+            TypeError: ``pixels`` is no floating-point tensor, or a block no whole number.
+            ValueError: ``pixels`` has another shape, sides that are no multiple of the patch
+                size, or is on another device; a block does not exist, or they do not ascend.
+
+        Example:
+            >>> from vpl_plugin.clip import load_clip
+            >>> model = load_clip("mini", device="cpu")
+            >>> model.block_tokens(torch.zeros(1, 3, 32, 48), (0, -1)).shape
+            torch.Size([1, 2, 6, 192])
+        """
+        check_pixels(pixels, self.patch_size, self.device)
+        wanted = check_blocks(blocks, self.depth)
+        tokens = self._tower.embed(pixels, None)
+        levels = []
+        for block in range(wanted[-1] + 1):
+            tokens = self._tower.run(block, tokens)
+            if block in wanted:
+                levels.append(tokens[:, 1:])
+        return torch.stack(levels, dim=1)
+
+    def patch_projection(self) -> nn.Sequential:
+        """A copy of what :meth:`project` does to a patch token, ``ln_post`` and the projection.
+
+        Returns:
+            A layer norm and a linear layer without bias, C to D, in float32 on the model's device.
+            Its parameters are the copy's own: training them leaves the model as it is.
+        """
+        return self._tower.patch_projection()
 
     @torch.no_grad()
     def dense_features(self, pixels: Tensor) -> Tensor:

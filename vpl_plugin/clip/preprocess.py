@@ -17,6 +17,7 @@ __all__ = [
     "CLIP_STD",
     "BrokenPhotoError",
     "PixelArray",
+    "normalise",
     "open_photo",
     "preprocess",
 ]
@@ -98,7 +99,29 @@ def preprocess(
     image = _as_rgb(photo)
     width, height = (-(-side // patch_size) * patch_size for side in image.size)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(resized)).to(device).permute(2, 0, 1).float() / 255
+    return normalise(torch.from_numpy(np.array(resized)).to(device), mean, std)
+
+
+def normalise(
+    photos: Tensor,
+    mean: tuple[float, ...] = CLIP_MEAN,
+    std: tuple[float, ...] = CLIP_STD,
+) -> Tensor:
+    """Colours as the pixels that a model was trained on.
+
+    Args:
+        photos: (..., H, W, 3) uint8.
+        mean: of each channel, CLIP's by default.
+        std: of each channel, CLIP's by default.
+
+    Returns:
+        (..., 3, H, W) float32 on the same device.
+
+    Example:
+        >>> normalise(torch.full((1, 1, 3), 255, dtype=torch.uint8)).flatten()
+        tensor([1.9303, 2.0749, 2.1459])
+    """
+    pixels = photos.movedim(-1, -3).float() / 255
     channels = torch.tensor([mean, std], device=pixels.device).view(2, 3, 1, 1)
     return (pixels - channels[0]) / channels[1]
 

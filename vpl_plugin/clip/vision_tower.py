@@ -7,6 +7,7 @@ norms and what their forward returns. The tower reads the parts and runs them it
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -81,6 +82,7 @@ class VisionTower:
 
     Attributes:
         patch_size: side of a patch in pixels.
+        token_width: C.
         embed_dim: D, the width of the space shared with the texts.
         native_grid: (h, w) of the positional embedding.
 
@@ -92,7 +94,7 @@ class VisionTower:
         _check_tower(visual)
         self._visual = visual
         self.patch_size = _patch_size(visual)
-        self.embed_dim = int(visual.proj.shape[1])
+        self.token_width, self.embed_dim = map(int, visual.proj.shape)
         self.native_grid = _native_grid(visual)
 
     @property
@@ -153,6 +155,14 @@ class VisionTower:
     def project(self, tokens: Tensor) -> Tensor:
         """Tokens (B, L, C) to the patches' embeddings (B, L - 1, D), not normalised."""
         return layer_norm(self._visual.ln_post, tokens[:, 1:]) @ self._visual.proj
+
+    def patch_projection(self) -> nn.Sequential:
+        """A float32 copy of the layer norm and projection of :meth:`project`, without its tie."""
+        norm = copy.deepcopy(self._visual.ln_post).float().requires_grad_(True)
+        weight = self._visual.proj.detach().float()
+        linear = nn.Linear(self.token_width, self.embed_dim, bias=False, device=weight.device)
+        linear.weight.data.copy_(weight.T)
+        return nn.Sequential(norm, linear)
 
 
 def _check_tower(visual: Any) -> None:

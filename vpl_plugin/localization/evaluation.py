@@ -71,6 +71,7 @@ class SegmentationMeter:
         num_classes: number of labels C, background included: 21 for VOC, 81 for COCO.
         ignore_index: label of the ground-truth pixels that do not count.
         device: where the matrix is kept and photos are compared.
+        sum_over_ranks: False where one rank measures alone and must not wait for the others.
 
     Raises:
         ValueError: ``num_classes`` is no whole number of 1 or more.
@@ -83,7 +84,12 @@ class SegmentationMeter:
     """
 
     def __init__(
-        self, num_classes: int, *, ignore_index: int = 255, device: torch.device | str = "cpu"
+        self,
+        num_classes: int,
+        *,
+        ignore_index: int = 255,
+        device: torch.device | str = "cpu",
+        sum_over_ranks: bool = True,
     ) -> None:
         check_count("num_classes", num_classes)
         # Imported here as it brings torchvision and matplotlib with it.
@@ -93,7 +99,10 @@ class SegmentationMeter:
         self.ignore_index = ignore_index
         # Its own validation sorts all pixels (torch.unique); update() checks the range instead.
         self._matrix = MulticlassConfusionMatrix(
-            num_classes, ignore_index=ignore_index, validate_args=False
+            num_classes,
+            ignore_index=ignore_index,
+            validate_args=False,
+            sync_on_compute=sum_over_ranks,
         ).to(device)
 
     def update(self, prediction: Tensor | np.ndarray, mask: Tensor | np.ndarray) -> None:

@@ -1,0 +1,91 @@
+"""What is wrong with the data is said before the training starts, with all the files' names."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vpl_plugin.localization import write_mask
+from vpl_plugin.segmentation.examples import Example, check_examples, list_examples
+
+
+@pytest.fixture
+def files(tiny, tmp_path):
+    tiny.write_photos(tmp_path / "own")
+    return tmp_path / "own"
+
+
+def photos_of(files):
+    return {path.stem: path for path in sorted((files / "photos").iterdir())}
+
+
+def test_lists_photos_with_the_classes_their_masks_show(files):
+    examples = list_examples(photos_of(files), files / "masks", 3)
+    assert [example.name for example in examples] == list("012345")
+    assert [example.classes for example in examples] == [(0,), (1,), (2,)] * 2
+    assert examples[4].mask == files / "masks" / "4.png"
+
+
+def test_classes_that_are_known_are_kept(files):
+    known = {name: [2, 0] for name in photos_of(files)}
+    examples = list_examples(photos_of(files), files / "masks", 3, classes=known)
+    assert examples[1].classes == (2, 0)
+
+
+def test_all_photos_without_a_mask_are_named(files):
+    for name in "14":
+        (files / "masks" / f"{name}.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"2 photos without a pseudo-mask: 1 \(.*; 4 \("):
+        list_examples(photos_of(files), files / "masks", 3)
+
+
+def test_long_lists_are_cut(files):
+    photos = {f"photo{index}": files / "photos" / "0.png" for index in range(30)}
+    with pytest.raises(FileNotFoundError, match=r"30 photos without .* and 20 more$"):
+        list_examples(photos, files / "masks", 3)
+
+
+def test_all_masks_that_do_not_fit_are_named(files):
+    write_mask(files / "masks" / "0.png", np.zeros((4, 5), np.uint8))
+    write_mask(files / "masks" / "2.png", np.full((64, 78), 4, np.uint8))
+    (files / "masks" / "3.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="3 pseudo-masks that do not fit") as caught:
+        list_examples(photos_of(files), files / "masks", 3)
+    message = str(caught.value)
+    assert "0.png is 4 x 5 and its photo 48 x 90 (height x width)" in message
+    assert "2.png holds the label 4, and labels go from 0 (background) to 3, or are 255" in message
+    assert "3.png is not a readable mask" in message
+
+
+def test_missing_and_broken_photos_are_named(files):
+    photos = photos_of(files)
+    photos["0"] = files / "gone.jpg"
+    with pytest.raises(FileNotFoundError, match=r"1 photos that do not exist: .*gone\.jpg"):
+        list_examples(photos, files / "masks", 3)
+    photos["0"] = files / "broken.jpg"
+    photos["0"].write_bytes(b"no photo")
+    with pytest.raises(ValueError, match=r"cannot read the photo .*broken\.jpg"):
+        list_examples(photos, files / "masks", 3)
+
+
+def test_a_photo_that_lies_on_its_side_fits_the_mask_of_the_upright_one(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
+    write_mask(tmp_path / "a.png", np.zeros((40, 20), np.uint8))
+    assert list_examples({"a": tmp_path / "a.jpg"}, tmp_path, 1)[0].classes == ()
+
+
+def test_nothing_to_train_on_and_names_given_twice_are_refused(files):
+    with pytest.raises(ValueError, match="at least one photo"):
+        list_examples({}, files / "masks", 3)
+    example = list_examples(photos_of(files), files / "masks", 3)[0]
+    with pytest.raises(ValueError, match="twice: 0"):
+        check_examples([example, example], 3)
+
+
+def test_classes_beyond_the_foreground_are_refused(files):
+    example = Example("0", files / "photos" / "0.png", files / "masks" / "0.png", (0, 3))
+    with pytest.raises(ValueError, match=r"beyond the 3 foreground classes: 0 \(\[0, 3\]\)"):
+        check_examples([example], 3)

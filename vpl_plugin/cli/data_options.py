@@ -1,0 +1,86 @@
+"""The options that name a data set, and the photos of one of its splits."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vpl_plugin.adapters.datasets import PhotoSet
+
+__all__ = ["SPLIT_HELP", "add_data_arguments", "data_source", "split_photos"]
+
+SPLIT_HELP = (
+    "VOC: split file, or the name of a list in ImageSets/Segmentation; COCO: folder of photos,"
+    " with FOLDER:LIST those of a label list as CLIP-ES has it; folder: a CSV with the header"
+    " photo,labels"
+)
+
+
+def add_data_arguments(parser: argparse._ActionsContainer) -> None:
+    """What holds for every split of a data set."""
+    parser.add_argument("--dataset", choices=("voc", "coco", "folder"), required=True)
+    parser.add_argument(
+        "--root", type=Path, required=True, help="VOC2012, COCO's folder, or a folder of photos"
+    )
+    parser.add_argument(
+        "--labels",
+        choices=("annotations", "masks"),
+        default="annotations",
+        help="VOC: where the classes of a photo are read (default: annotations)",
+    )
+    parser.add_argument("--classes", help='folder: "voc", "coco", or names with commas between')
+
+
+def split_photos(arguments: argparse.Namespace, split: str, masks: str | None) -> PhotoSet:
+    """The photos of a split.
+
+    Args:
+        arguments: of :func:`add_data_arguments`.
+        split: as SPLIT_HELP says.
+        masks: folder of the ground truth; None for the data set's own, if it has one.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ValueError: it names no photo, or not one photo's labels are known.
+    """
+    from vpl_plugin.adapters.datasets import coco_photos, folder_photos, voc_photos
+    from vpl_plugin.cli.class_option import class_names
+
+    if arguments.dataset == "voc":
+        photos = voc_photos(
+            arguments.root,
+            split,
+            labels=arguments.labels,
+            masks=masks or "SegmentationClassAug",
+        )
+    elif arguments.dataset == "coco":
+        subset, _, listed = split.partition(":")
+        photos = coco_photos(
+            arguments.root, subset, split=listed or None, masks=masks or "SegmentationClass"
+        )
+    else:
+        if not arguments.classes:
+            raise ValueError("--dataset folder takes --classes")
+        photos = folder_photos(
+            arguments.root, class_names(arguments.classes), Path(split), masks=masks
+        )
+    if not photos.photos:
+        raise ValueError(f"{split} has no photo whose labels are known")
+    return photos
+
+
+def data_source(arguments: argparse.Namespace, split: str) -> dict[str, Any]:
+    """Data and model in words, as vpl-clip-es notes them in the folders of its stages."""
+    # vpl-clip-es notes what was asked for, and nothing for its default.
+    labels = {"voc": "masks" if arguments.labels == "masks" else None, "folder": split}
+    return {
+        "dataset": arguments.dataset,
+        "root": str(arguments.root.resolve()),
+        "labels": labels.get(arguments.dataset),
+        "classes": arguments.classes,
+        "subset": split.partition(":")[0] if arguments.dataset == "coco" else None,
+        "model": arguments.model,
+        "pretrained": arguments.pretrained,
+    }

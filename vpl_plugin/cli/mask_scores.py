@@ -1,0 +1,57 @@
+"""Label maps on disk against the ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vpl_plugin.localization.evaluation import SegmentationMeter, SegmentationScores
+from vpl_plugin.localization.mask_files import read_mask
+from vpl_plugin.segmentation.augmentation import IGNORED
+
+__all__ = ["as_json", "score_masks"]
+
+
+def score_masks(
+    pairs: Iterable[tuple[Path, Path]], classes: Sequence[str], failures: dict[Path, str]
+) -> dict[str, Any] | None:
+    """The scores of a set of photos.
+
+    Args:
+        pairs: label map and ground truth of each photo.
+        classes: names of the foreground classes.
+        failures: gets the ground truths that are missing or do not fit; they do not count.
+
+    Returns:
+        What :func:`as_json` gives, and the number of photos; None where not one counts.
+    """
+    meter = SegmentationMeter(len(classes) + 1, ignore_index=IGNORED)
+    photos = 0
+    for predicted, truth in pairs:
+        try:
+            labels, mask = read_mask(predicted), read_mask(truth)
+            if labels.shape != mask.shape:
+                raise ValueError(f"it is of size {mask.shape}, the photo of {labels.shape}")
+            wrong = mask[(mask > len(classes)) & (mask != IGNORED)]
+            if wrong.size:
+                raise ValueError(f"it has the label {wrong[0]}, which no class has")
+        except FileNotFoundError as error:
+            failures[truth] = f"not scored: there is no {error.filename}"
+            continue
+        except ValueError as error:
+            failures[truth] = f"not scored: {error}"
+            continue
+        meter.update(labels, mask)
+        photos += 1
+    return {"photos": photos, **as_json(meter.compute(), classes)} if photos else None
+
+
+def as_json(scores: SegmentationScores, classes: Sequence[str]) -> dict[str, Any]:
+    """mIoU, pixel accuracy and IoU by name, in [0, 1]; JSON has no NaN, so None stands for it."""
+    per_class = zip(("background", *classes), scores.per_class_iou.tolist(), strict=True)
+    return {
+        "miou": scores.miou,
+        "pixel_accuracy": scores.pixel_accuracy,
+        "per_class": {name: None if iou != iou else iou for name, iou in per_class},
+    }

@@ -1,0 +1,163 @@
+"""Tokens of the frozen blocks on disk, so that the encoder runs once a photo and not once a draw.
+
+What it costs: photos are seen at the cached scales only, where training from photos draws any scale
+of a range; crops lie on the grid of patches; and a token has seen the whole photo, not the crop.
+Mirrored photos are encoded too, so the flip is the real one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.clip import ClipModel, open_photo
+from vpl_plugin.clip.checks import check_blocks
+from vpl_plugin.run_folder import claim_folder
+from vpl_plugin.segmentation.examples import Example
+
+__all__ = ["FeatureCache", "View", "encoder_fingerprint"]
+
+
+class View(NamedTuple):
+    """One of the forms in which a photo is encoded.
+
+    Attributes:
+        scale: of the photo's sides, before they are rounded up to whole patches.
+        mirrored: left and right exchanged.
+    """
+
+    scale: float
+    mirrored: bool
+
+
+class FeatureCache:
+    """A folder of float16 tokens, one file a photo and view; safe to kill and to fill again.
+
+    Args:
+        folder: made where it does not exist.
+        model: the frozen encoder.
+        blocks: whose tokens are kept.
+        scales: each photo is kept at each of them, plain and mirrored.
+        alone: no other process writes there now, see :func:`claim_folder`.
+
+    Attributes:
+        views: in which each photo is kept.
+
+    Raises:
+        ValueError: the folder holds tokens of another encoder, other blocks or scales; no scale,
+            or one that is not positive.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: ClipModel,
+        blocks: Sequence[int],
+        scales: Sequence[float] = (1.0,),
+        *,
+        alone: bool = True,
+    ) -> None:
+        if not scales or min(scales) <= 0:
+            raise ValueError(f"scales must be one or more numbers above 0; got {tuple(scales)}")
+        self.folder = Path(folder)
+        self._model = model
+        self._blocks = check_blocks(blocks, model.depth)
+        self.views = tuple(View(float(s), m) for s in sorted(set(scales)) for m in (False, True))
+        settings = {
+            "kind": "tokens of frozen blocks",
+            "encoder": encoder_fingerprint(model),
+            "blocks": self._blocks,
+            "scales": [view.scale for view in self.views[::2]],
+        }
+        claim_folder(self.folder, settings, alone=alone)
+
+    def fill(
+        self, examples: Sequence[Example], *, rank: int = 0, world: int = 1, progress: bool = True
+    ) -> None:
+        """Encode what is not there yet; of the photos, every ``world``-th from ``rank`` on.
+
+        Raises:
+            FileNotFoundError, BrokenPhotoError: a photo cannot be read.
+            ValueError: a token does not fit float16.
+        """
+        todo = [
+            example
+            for example in examples[rank::world]
+            if not all(self.file(example.name, view).is_file() for view in self.views)
+        ]
+        for example in tqdm(todo, desc="tokens", unit="photo", disable=not progress):
+            photo = open_photo(example.photo)
+            for plain, mirrored in zip(self.views[::2], self.views[1::2], strict=True):
+                self._encode(example.name, photo, plain, mirrored)
+
+    def file(self, name: str, view: View) -> Path:
+        """Where the tokens of a photo in a view lie."""
+        return self.folder / f"{name}_{view.scale:g}_{'mirrored' if view.mirrored else 'plain'}.npy"
+
+    def tokens(self, name: str, view: View) -> np.ndarray:
+        """The tokens (levels, h, w, C) float16 of a photo in a view, mapped from the file.
+
+        Only what is sliced from them is read.
+
+        Raises:
+            ValueError: the file is broken; the message names it.
+        """
+        return read_tokens(self.file(name, view))
+
+    def _encode(self, name: str, photo: Image.Image, plain: View, mirrored: View) -> None:
+        width, height = (max(1, round(side * plain.scale)) for side in photo.size)
+        size = (width, height)
+        scaled = photo if size == photo.size else photo.resize(size, Image.Resampling.BICUBIC)
+        pixels = torch.stack(
+            [self._model.preprocess(scaled), self._model.preprocess(ImageOps.mirror(scaled))]
+        )
+        grid = [side // self._model.patch_size for side in pixels.shape[2:]]
+        tokens = self._model.block_tokens(pixels, self._blocks).half().unflatten(2, grid)
+        for view, one in zip((plain, mirrored), tokens.cpu().numpy(), strict=True):
+            if not np.isfinite(one).all():
+                raise ValueError(
+                    f"the tokens of {name} do not fit float16: train from photos, without a cache"
+                )
+            file = self.file(name, view)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(file) as part:
+                np.save(part, one)
+
+
+def read_tokens(file: Path) -> np.ndarray:
+    """A file of the cache, mapped.
+
+    Raises:
+        ValueError: it is not there or broken; the message names it.
+    """
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{file} is broken; delete it and run again: {error}") from error
+
+
+def encoder_fingerprint(model: ClipModel) -> dict[str, Any]:
+    """The encoder's name, the dtype it computes in, and a digest of its vision tower's weights."""
+    digest = hashlib.sha256()
+    visual: Any = model.module.visual
+    for name, value in sorted(visual.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(_bytes(value))
+    return {
+        "name": model.name,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "weights": digest.hexdigest()[:16],
+    }
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

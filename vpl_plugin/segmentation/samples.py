@@ -1,0 +1,149 @@
+"""Draws to tensors: what the loader's processes make of an example, from photos or from a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vpl_plugin.clip import open_photo
+from vpl_plugin.localization.mask_files import read_mask
+from vpl_plugin.segmentation.augmentation import Window, augment, crop_mask, random_window
+from vpl_plugin.segmentation.examples import Example
+from vpl_plugin.segmentation.feature_cache import FeatureCache, View, read_tokens
+from vpl_plugin.segmentation.sampler import Draw
+
+__all__ = ["CachedSamples", "PhotoSamples", "Sample", "crop_labels"]
+
+
+class Sample(NamedTuple):
+    """A crop, ready to be batched.
+
+    Attributes:
+        source: the photo, (crop, crop, 3) uint8, or its tokens, (levels, h * w, C) float16.
+        mask: (crop, crop) uint8.
+        labels: (F,) bool, the classes present.
+    """
+
+    source: Tensor
+    mask: Tensor
+    labels: Tensor
+
+
+def crop_labels(mask: np.ndarray, classes: Sequence[int], num_foreground: int) -> np.ndarray:
+    """The classes present in a crop: the photo's, as far as the crop's pseudo-mask shows them.
+
+    A class that was cropped away must not be pulled to its prototype, and one that the photo is
+    known to lack is none, whatever the pseudo-mask says.
+
+    Args:
+        mask: of the crop.
+        classes: of the whole photo, from 0.
+        num_foreground: F.
+
+    Returns:
+        (F,) bool.
+
+    Example:
+        >>> crop_labels(np.array([[0, 1], [3, 255]], np.uint8), classes=[0, 1], num_foreground=3)
+        array([ True, False, False])
+    """
+    shown = np.bincount(mask.ravel(), minlength=256)[1 : 1 + num_foreground] > 0
+    known = np.zeros(num_foreground, bool)
+    known[list(classes)] = True
+    return shown & known
+
+
+class PhotoSamples(Dataset[Sample]):
+    """Crops of photos, for the encoder to run on; indexed by :class:`Draw`."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        num_foreground: int,
+        *,
+        crop: int,
+        scales: tuple[float, float],
+        seed: int,
+    ) -> None:
+        self._examples, self._num_foreground = examples, num_foreground
+        self._crop, self._scales, self._seed = crop, scales, seed
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        example = self._examples[draw.example]
+        photo, mask = augment(
+            np.asarray(open_photo(example.photo)),
+            read_mask(example.mask),
+            draw.generator(self._seed),
+            crop=self._crop,
+            scales=self._scales,
+        )
+        labels = crop_labels(mask, example.classes, self._num_foreground)
+        return Sample(torch.from_numpy(photo), torch.from_numpy(mask), torch.from_numpy(labels))
+
+
+class CachedSamples(Dataset[Sample]):
+    """Crops of cached tokens on the grid of patches; indexed by :class:`Draw`.
+
+    Where a photo has fewer patches than the crop, tokens of zeros fill it up, under a mask of 255.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        num_foreground: int,
+        cache: FeatureCache,
+        *,
+        crop: int,
+        patch_size: int,
+        seed: int,
+    ) -> None:
+        # Not the cache itself, which holds the model: this goes to the loader's processes.
+        self._files: list[list[Path]] = [
+            [cache.file(example.name, view) for view in cache.views] for example in examples
+        ]
+        self._views: tuple[View, ...] = cache.views
+        self._examples, self._num_foreground = examples, num_foreground
+        self._patches, self._patch_size, self._seed = crop // patch_size, patch_size, seed
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        rng = draw.generator(self._seed)
+        choice = int(rng.integers(len(self._views)))
+        example, view = self._examples[draw.example], self._views[choice]
+        stored = read_tokens(self._files[draw.example][choice])
+        levels, height, width, channels = stored.shape
+        side = self._patches
+        rows, columns = random_window(height, side, rng), random_window(width, side, rng)
+        tokens = np.zeros((levels, side, side, channels), np.float16)
+        tokens[
+            :,
+            rows.offset : rows.offset + rows.length,
+            columns.offset : columns.offset + columns.length,
+        ] = stored[
+            :,
+            rows.start : rows.start + rows.length,
+            columns.start : columns.start + columns.length,
+        ]
+        mask = read_mask(example.mask)
+        pixels = side * self._patch_size
+        labels = crop_mask(
+            mask[:, ::-1] if view.mirrored else mask,
+            self._in_pixels(rows),
+            self._in_pixels(columns),
+            (height * self._patch_size, width * self._patch_size),
+            (pixels, pixels),
+        )
+        present = crop_labels(labels, example.classes, self._num_foreground)
+        return Sample(
+            torch.from_numpy(tokens).flatten(1, 2),
+            torch.from_numpy(labels),
+            torch.from_numpy(present),
+        )
+
+    def _in_pixels(self, window: Window) -> Window:
+        return Window(*(steps * self._patch_size for steps in window))

@@ -1,0 +1,127 @@
+"""The settings of a training, checked when they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vpl_plugin.core.checks import (
+    check_choice,
+    check_count,
+    check_not_negative,
+    check_positive,
+)
+from vpl_plugin.core.masked_pooling import ACTIVATIONS
+
+__all__ = ["PRECISIONS", "TrainingSettings", "default_blocks"]
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Everything that the weights of a trained decoder depend on, beside the data.
+
+    Momentum, weight decay, batch size, iterations and both lambdas are the paper's. It names no
+    learning rate, schedule, crop or layers: those are this package's.
+
+    Attributes:
+        blocks: whose tokens the decoder reads, ascending; None for :func:`default_blocks`.
+        width, layers, heads, upsampling, temperature: of the
+            :class:`~vpl_plugin.segmentation.decoder.Decoder`.
+        iterations: steps of the optimizer.
+        batch_size: photos an iteration, over all parts and ranks.
+        accumulation: parts that a batch is cut into, one after the other in memory. RSC finds its
+            negatives within a part.
+        learning_rate: at the start of the poly schedule.
+        momentum, weight_decay: of SGD.
+        power: of the poly schedule.
+        warmup: iterations in which the learning rate rises to the schedule's.
+        clip_norm: the largest norm of the gradient of an iteration.
+        crop: side of the crops in pixels, a multiple of the patch size.
+        scales: range of the random scale; from a cache, the scales that are cached.
+        mask_stride: the cross-entropy is taken at every mask_stride-th row and column of the
+            mask: 1 is every pixel; 4 takes a tenth of the time on a CPU.
+        lambda_ce, lambda_rsc, tau, activation: see :func:`~vpl_plugin.core.vpl_loss.vpl_loss`.
+        seed: of the decoder's start, the order of the examples and their augmentation.
+        precision: what the decoder computes in: "float32", "bfloat16" or "float16" (the last two
+            by autocast, with a scaled loss for float16); None for bfloat16 on a GPU that has
+            it, float16 on another, float32 on a CPU.
+
+    Raises:
+        ValueError: a setting is out of range.
+
+    Example:
+        >>> TrainingSettings(batch_size=6, accumulation=4)
+        Traceback (most recent call last):
+        ValueError: batch_size must be a multiple of accumulation; got 6 and 4
+    """
+
+    blocks: tuple[int, ...] | None = None
+    width: int = 256
+    layers: int = 3
+    heads: int = 8
+    upsampling: int = 2
+    temperature: float = 0.03
+    iterations: int = 30_000
+    batch_size: int = 6
+    accumulation: int = 1
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    power: float = 0.9
+    warmup: int = 100
+    clip_norm: float = 5.0
+    crop: int = 320
+    scales: tuple[float, ...] = (0.5, 2.0)
+    mask_stride: int = 1
+    lambda_ce: float = 1.0
+    lambda_rsc: float = 1.0
+    tau: float = 0.07
+    activation: str = "relu"
+    seed: int = 0
+    precision: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in [
+            "width",
+            "layers",
+            "heads",
+            "upsampling",
+            "iterations",
+            "batch_size",
+            "accumulation",
+            "crop",
+            "mask_stride",
+        ]:
+            check_count(name, getattr(self, name))
+        for name in ("temperature", "learning_rate", "power", "clip_norm", "tau"):
+            check_positive(name, getattr(self, name))
+        for name in ("momentum", "weight_decay", "warmup", "lambda_ce", "lambda_rsc", "seed"):
+            check_not_negative(name, getattr(self, name))
+        if self.momentum >= 1:
+            raise ValueError(f"momentum must lie in [0, 1); got {self.momentum!r}")
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales must be numbers above 0; got {self.scales!r}")
+        check_choice("activation", self.activation, ACTIVATIONS)
+        if self.precision is not None:
+            check_choice("precision", self.precision, PRECISIONS)
+        if self.width % self.heads:
+            raise ValueError(
+                f"width must be a multiple of heads; got {self.width} and {self.heads}"
+            )
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                "batch_size must be a multiple of accumulation;"
+                f" got {self.batch_size} and {self.accumulation}"
+            )
+
+
+def default_blocks(depth: int) -> tuple[int, ...]:
+    """Up to four blocks, evenly spaced, the last one included.
+
+    Example:
+        >>> default_blocks(12), default_blocks(2)
+        ((2, 5, 8, 11), (0, 1))
+    """
+    levels = min(4, depth)
+    return tuple((level + 1) * depth // levels - 1 for level in range(levels))
