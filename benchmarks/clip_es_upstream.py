@@ -15,6 +15,7 @@ encoder before the last apart, and the largest difference of the files.
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import tempfile
 import time
@@ -101,6 +102,9 @@ def measure(arguments: argparse.Namespace, photos: Any, folder: Path) -> None:
         upstream: Any = load_encoder("mini", script.clip, "cpu")
     else:
         upstream = script.clip.model.CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12).eval()
+    # A copy, as upstream's GradCAM hangs its hooks on the model.
+    source = "mini" if arguments.model == "mini" else copy.deepcopy(upstream)
+    model: Any = load_clip(source, device="cpu")
     script.device = "cpu"
     templates = ["a clean origami {}."]
     background = script.zeroshot_classifier(script.BACKGROUND_CATEGORY, templates, upstream)
@@ -113,7 +117,6 @@ def measure(arguments: argparse.Namespace, photos: Any, folder: Path) -> None:
     upstream.encode_image = Stopwatch(upstream.encode_image)
     script.tqdm = list
 
-    model: Any = load_clip("mini" if arguments.model == "mini" else upstream, device="cpu")
     model.tokens_before_last_block = Stopwatch(model.tokens_before_last_block)
     prototypes = torch.cat([foreground, background]).detach()
     for name in ("JPEGImages", "Annotations", "upstream", "ours"):
