@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.clip import ClipModel
 from vpl_plugin.clip.checks import check_blocks
 from vpl_plugin.core.checks import check_count
-from vpl_plugin.core.distributed import sum_over_ranks
 from vpl_plugin.core.vpl_loss import VPLLossTerms, vpl_loss
 from vpl_plugin.run_folder import claim_folder
 from vpl_plugin.segmentation.augmentation import IGNORED, check_scales
 from vpl_plugin.segmentation.checkpoints import Segmenter, load_segmenter, save_checkpoint
+from vpl_plugin.segmentation.data_parallel import (
+    Ranks,
+    gather,
+    gather_with_gradient,
+    sum_gradients,
+)
 from vpl_plugin.segmentation.decoder import Decoder, DecoderOutput
 from vpl_plugin.segmentation.examples import Example, check_examples
 from vpl_plugin.segmentation.feature_cache import FeatureCache, encoder_fingerprint
@@ -35,10 +37,9 @@ from vpl_plugin.segmentation.sampler import PartSampler
 from vpl_plugin.segmentation.samples import CachedSamples, PhotoSamples, Sample
 from vpl_plugin.segmentation.schedule import poly_learning_rate
 from vpl_plugin.segmentation.settings import TrainingSettings, default_blocks
+from vpl_plugin.segmentation.training_state import TrainingState
 
 __all__ = ["DECODER_FILE", "STATE_FILE", "TrainingSettings", "decoder_loss", "train_decoder"]
-
-logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.pt"
 DECODER_FILE = "decoder.safetensors"
@@ -114,7 +115,7 @@ def train_decoder(
         ("log_every", log_every),
     ):
         check_count(name, value)
-    ranks = _Ranks.of_group()
+    ranks = Ranks.of_group()
     blocks = check_blocks(settings.blocks or default_blocks(model.depth), model.depth)
     settings = replace(settings, blocks=blocks, precision=_precision(settings, model.device))
     _check_fit(model, settings, num_foreground, classes, ranks, cached=cache is not None)
@@ -130,7 +131,7 @@ def train_decoder(
         store = FeatureCache(cache, model, blocks, settings.scales, alone=ranks.world == 1)
         store.fill(examples, rank=ranks.rank, world=ranks.world, progress=progress)
         ranks.wait()
-    state = _State(decoder, settings, model.device)
+    state = TrainingState(decoder, settings, model.device)
     state.load(output / STATE_FILE)
     samples = _samples(model, examples, num_foreground, settings, store)
     segmenter = Segmenter(model, decoder, blocks, tuple(classes))
@@ -151,8 +152,13 @@ def train_decoder(
                 bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
                 if log is not None:
                     log.write("metrics", done, metrics)
+            if validate is not None and (last or done % validate_every == 0):
+                if log is not None:
+                    decoder.eval()
+                    log.write("validation", done, validate(segmenter))
+                    decoder.train()
+                ranks.wait()
             if log is not None and (last or done % checkpoint_every == 0):
-                state.save(output / STATE_FILE)
                 save_checkpoint(
                     output / DECODER_FILE,
                     decoder,
@@ -161,12 +167,8 @@ def train_decoder(
                     classes=classes,
                     made_by={**made_by, "iterations_done": done},
                 )
-            if validate is not None and (last or done % validate_every == 0):
-                if log is not None:
-                    decoder.eval()
-                    log.write("validation", done, validate(segmenter))
-                    decoder.train()
-                ranks.wait()
+                # Last, so that a state never stands beside an older decoder or fewer rows.
+                state.save(output / STATE_FILE)
         if log is not None:
             log.close()
         ranks.wait()
@@ -215,73 +217,13 @@ def decoder_loss(
     )
 
 
-class _Ranks(NamedTuple):
-    rank: int
-    world: int
-
-    @classmethod
-    def of_group(cls) -> _Ranks:
-        if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size())
-        return cls(0, 1)
-
-    def wait(self) -> None:
-        if self.world > 1:
-            dist.barrier()
-
-
-class _State:
-    """What changes from iteration to iteration, and nothing else: what resuming needs."""
-
-    def __init__(self, decoder: Decoder, settings: TrainingSettings, device: torch.device) -> None:
-        self.decoder = decoder
-        self.optimizer = torch.optim.SGD(
-            decoder.parameters(),
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
-        self.iteration = 0
-        # Loss, cross-entropy and RSC, summed since the last row of the metrics.
-        self.sums = torch.zeros(3, device=device)
-
-    def save(self, path: Path) -> None:
-        state = {
-            "iteration": self.iteration,
-            "decoder": self.decoder.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "sums": self.sums,
-        }
-        with whole_file(path) as part:
-            torch.save(state, part)
-
-    def load(self, path: Path) -> None:
-        if not path.exists():
-            return
-        try:
-            state = torch.load(path, map_location=self.sums.device, weights_only=True)
-            self.decoder.load_state_dict(state["decoder"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
-            self.sums.copy_(state["sums"])
-            self.iteration = int(state["iteration"])
-        # torch.load raises many kinds of errors for broken files.
-        except Exception as error:
-            raise ValueError(
-                f"{path} is no readable state of this training: {error}; delete it to start anew"
-            ) from error
-        logger.info("resumed after iteration %d", self.iteration)
-
-
 def _steps(
     model: ClipModel,
     samples: Dataset[Sample],
     num_examples: int,
-    state: _State,
+    state: TrainingState,
     settings: TrainingSettings,
-    ranks: _Ranks,
+    ranks: Ranks,
     workers: int,
     log_every: int,
 ) -> Iterator[dict[str, float] | None]:
@@ -325,7 +267,7 @@ def _steps(
                 state.scaler.scale(terms.total / settings.accumulation).backward()
                 state.sums += torch.stack([term.detach() for term in terms]) / settings.accumulation
         if ranks.world > 1:
-            _sum_gradients(parameters)
+            sum_gradients(parameters)
         state.scaler.unscale_(state.optimizer)
         torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
         state.scaler.step(state.optimizer)
@@ -359,7 +301,7 @@ def _part(
     decoder: Decoder,
     sample: Sample,
     settings: TrainingSettings,
-    ranks: _Ranks,
+    ranks: Ranks,
 ) -> VPLLossTerms:
     """The loss of a part of the batch, over the photos of all ranks."""
     device = model.device
@@ -373,46 +315,14 @@ def _part(
     with torch.autocast(device.type, precision, enabled=precision != torch.float32):
         output = decoder(tokens, (side, side))
     if ranks.world > 1:
-        output = DecoderOutput(*(_Gathered.apply(maps, ranks) for maps in output))
-        masks, labels = _gather(masks, ranks), _gather(labels, ranks)
+        output = DecoderOutput(*(gather_with_gradient(maps, ranks) for maps in output))
+        masks, labels = gather(masks, ranks), gather(labels, ranks)
     return decoder_loss(output, masks, labels, decoder.prototypes, settings)
-
-
-class _Gathered(torch.autograd.Function):
-    """Photos of all ranks, each with the gradient of the loss that every rank computes alike.
-
-    Each rank's share of that gradient is whole already, so none is exchanged on the way back;
-    what is left is to sum the parameters' gradients over the ranks.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor, ranks: _Ranks) -> Tensor:
-        ctx.ranks, ctx.count = ranks, len(maps)
-        return _gather(maps, ranks)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        first = ctx.ranks.rank * ctx.count
-        return gradient[first : first + ctx.count], None
-
-
-def _gather(value: Tensor, ranks: _Ranks) -> Tensor:
-    everyones = [torch.empty_like(value) for _ in range(ranks.world)]
-    dist.all_gather(everyones, value.contiguous())
-    return torch.cat(everyones)
-
-
-def _sum_gradients(parameters: Sequence[Tensor]) -> None:
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    together = sum_over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
-    shares = together.split([gradient.numel() for gradient in gradients])
-    for gradient, share in zip(gradients, shares, strict=True):
-        gradient.copy_(share.view_as(gradient))
 
 
 @contextmanager
 def _memory_advice(
-    settings: TrainingSettings, ranks: _Ranks, device: torch.device
+    settings: TrainingSettings, ranks: Ranks, device: torch.device
 ) -> Iterator[None]:
     try:
         yield
@@ -484,7 +394,7 @@ def _check_fit(
     settings: TrainingSettings,
     num_foreground: int,
     classes: Sequence[str],
-    ranks: _Ranks,
+    ranks: Ranks,
     *,
     cached: bool,
 ) -> None:

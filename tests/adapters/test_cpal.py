@@ -1,0 +1,204 @@
+"""CPAL's parts on tensors: against literal loops, seeds, bounds, bad input."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vpl_plugin.adapters.clip_cpal import (
+    SupportBank,
+    align_features,
+    context_prototypes,
+    instance_prototypes,
+    prototype_aware_cam,
+    soft_positives,
+)
+
+
+def units(rows: int, columns: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(rows, columns, generator=generator), dim=1)
+
+
+# Instances
+
+
+@given(st.integers(0, 1000), st.floats(0, 0.99))
+@settings(max_examples=30, deadline=None)
+def test_an_instance_is_the_mean_where_its_cam_exceeds_the_threshold(
+    seed: int, threshold: float
+) -> None:
+    features = units(6, 4, seed)
+    cams = torch.rand(2, 2, 3, generator=torch.Generator().manual_seed(seed))
+    found = instance_prototypes(features, cams, threshold)
+    for row, cam in zip(found, cams.flatten(1).tolist(), strict=True):
+        inside = [x for x, value in zip(features, cam, strict=True) if value > threshold]
+        inside = inside or [features[cam.index(max(cam))]]
+        torch.testing.assert_close(row, torch.stack(inside).mean(0))
+
+
+def test_an_empty_cam_still_gives_an_instance() -> None:
+    features = units(6, 4)
+    found = instance_prototypes(features, torch.zeros(1, 2, 3))
+    torch.testing.assert_close(found, features.mean(0, keepdim=True))
+
+
+# Alignment
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_full_alignment_forgets_where_the_photo_lies(seed: int) -> None:
+    features, bank = units(7, 5, seed), units(1, 5, seed + 1)[0]
+    offset = torch.randn(5, generator=torch.Generator().manual_seed(seed))
+    here, there = (
+        align_features(x, x.mean(0), bank, 1.0) for x in (features, features + offset)
+    )
+    torch.testing.assert_close(here, there, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        align_features(features, features.mean(0), bank, 0.0), F.normalize(features - bank, dim=1)
+    )
+
+
+# The bank
+
+
+def filled(names: list[str], capacity: int = 3, seed: int = 0) -> SupportBank:
+    bank = SupportBank(2, capacity, seed)
+    for name in names:
+        vector = torch.full((1, 4), float(int(name)))
+        bank.add(name, [int(name) % 2], vector)
+    return bank
+
+
+@given(st.permutations([str(number) for number in range(12)]), st.integers(0, 12))
+@settings(max_examples=30, deadline=None)
+def test_the_bank_does_not_depend_on_order_or_on_who_filled_it(names: list[str], cut: int) -> None:
+    expected = filled(sorted(names))
+    merged = filled(names[:cut])
+    merged.merge(filled(names[cut:]))
+    for bank in (filled(names), merged):
+        for index in range(2):
+            assert torch.equal(bank.vectors(index), expected.vectors(index))
+            assert len(bank.vectors(index)) == 3
+
+
+def test_the_sample_of_the_bank_is_uniform_and_follows_the_seed() -> None:
+    names = [str(number) for number in range(0, 40, 2)]
+    kept = torch.stack([filled(names, 5, seed).vectors(0)[:, 0] for seed in range(400)])
+    counts = torch.bincount(kept.long().flatten(), minlength=40)[::2].double()
+    # 400 draws of 5 among 20: each 100 times, give or take a binomial's spread.
+    assert counts.sum() == 2000
+    assert float((counts - 100).abs().max()) < 5 * math.sqrt(400 * 0.25 * 0.75)
+    assert not torch.equal(kept[0], kept[1])
+
+
+def test_the_bank_refuses_what_does_not_fit() -> None:
+    bank = SupportBank(2)
+    with pytest.raises(ValueError, match=r"classes must lie in \[0, 1\]; got 2 in 'a'"):
+        bank.add("a", [2], torch.ones(1, 4))
+    with pytest.raises(ValueError, match="2 classes"):
+        bank.add("a", [0, 1], torch.ones(1, 4))
+    with pytest.raises(ValueError, match="seed"):
+        bank.merge(SupportBank(2, seed=1))
+    assert len(bank.vectors(0)) == 0
+
+
+# k-means
+
+
+def within(vectors: Tensor, centres: Tensor) -> float:
+    return float((1 - (F.normalize(vectors, dim=1) @ centres.T).amax(dim=1)).sum())
+
+
+@given(st.integers(0, 1000), st.integers(1, 40), st.integers(1, 6))
+@settings(max_examples=30, deadline=None)
+def test_centres_are_the_directions_of_their_clusters(seed: int, count: int, k: int) -> None:
+    vectors = units(count, 3, seed) * 2.5
+    centres = context_prototypes(vectors, k, seed=seed)
+    assert centres.shape == (min(k, count), 3)
+    torch.testing.assert_close(centres.norm(dim=1), torch.ones(len(centres)))
+    if count > k:
+        nearest = (F.normalize(vectors, dim=1) @ centres.T).argmax(dim=1)
+        for index in nearest.unique().tolist():
+            mean = F.normalize(F.normalize(vectors[nearest == index], dim=1).sum(0), dim=0)
+            torch.testing.assert_close(centres[index], mean, rtol=0, atol=1e-4)
+
+
+def test_clusters_that_are_there_are_found() -> None:
+    truth = units(5, 16, seed=1)
+    vectors = (truth[:, None] + 0.05 * units(200, 16, seed=2).view(5, 40, 16)).flatten(0, 1)
+    for seed in range(10):
+        centres = context_prototypes(vectors, 5, seed=seed)
+        assert float((centres @ truth.T).amax(dim=0).min()) > 0.98
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 1000])
+def test_k_means_is_deterministic_in_chunks_of_any_size(chunk_size: int) -> None:
+    vectors = units(90, 8)
+    one, two = (context_prototypes(vectors, 6, chunk_size=chunk_size) for _ in range(2))
+    assert torch.equal(one, two)
+    torch.testing.assert_close(one, context_prototypes(vectors, 6), rtol=0, atol=1e-5)
+    assert within(vectors, one) < within(vectors, F.normalize(vectors[:6], dim=1))
+
+
+def test_copies_of_one_vector_make_copies_of_one_prototype() -> None:
+    vectors = units(1, 4).expand(9, -1)
+    centres = context_prototypes(vectors, 3)
+    torch.testing.assert_close(centres, vectors[:3])
+
+
+# Positives and the map
+
+
+def test_positiveness_prefers_the_nearest_and_leaves_the_rest_out() -> None:
+    instances, context = units(4, 6, 1), units(9, 6, 2)
+    weights = soft_positives(instances, context, top_k=3, temperature=0.2)
+    for row, instance in zip(weights, instances, strict=True):
+        cosines = context @ instance
+        kept = sorted(range(9), key=lambda m: -float(cosines[m]))[:3]
+        expected = torch.zeros(9)
+        expected[kept] = (cosines[kept] / 0.2).softmax(0)
+        torch.testing.assert_close(row, expected)
+    torch.testing.assert_close(
+        soft_positives(instances, context, top_k=50).sum(1), torch.ones(4)
+    )
+
+
+def test_the_map_is_the_weighted_mean_cosine_without_its_negative_part() -> None:
+    features, context = units(20, 6, 3), units(4, 6, 4)
+    weights = torch.tensor([0.5, 0.5, 0.0, 0.0])
+    expected = [
+        max(0.0, sum(float(w * (x @ c)) for w, c in zip(weights, context, strict=True)))
+        for x in features
+    ]
+    found = prototype_aware_cam(features, context, weights)
+    torch.testing.assert_close(found, torch.tensor(expected))
+    assert float(found.max()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: instance_prototypes(units(6, 4), torch.rand(2, 2, 2)), "h \\* w = 6"),
+        (lambda: instance_prototypes(units(6, 4), torch.rand(1, 2, 3), 1.5), "threshold"),
+        (lambda: align_features(units(6, 4), torch.zeros(3), torch.zeros(4), 1.0), "photo_mean"),
+        (lambda: align_features(units(6, 4), torch.zeros(4), torch.zeros(4), 2.0), "alignment"),
+        (lambda: context_prototypes(torch.zeros(3, 4), 2), "row 0 is all zeros"),
+        (lambda: context_prototypes(units(3, 4), 0), "clusters"),
+        (lambda: soft_positives(units(1, 4), units(3, 5)), "same number of columns"),
+        (lambda: soft_positives(units(1, 4), units(3, 4), 0), "top_k"),
+        (lambda: soft_positives(units(1, 4), units(3, 4), 1, 0.0), "temperature"),
+        (lambda: prototype_aware_cam(units(2, 4), units(3, 4), torch.ones(2)), "positiveness"),
+        (lambda: SupportBank(2, capacity=0), "capacity"),
+    ],
+)
+def test_bad_input_is_named(call, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,63 @@
+"""A tiny data set and decoder for the commands of phase 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vpl_plugin.adapters.prototype_files import save_prototypes
+from vpl_plugin.cli.demo_photos import demo_photos
+from vpl_plugin.clip import VOC, ClipModel, load_clip, text_prototypes
+from vpl_plugin.localization import write_mask
+from vpl_plugin.segmentation.checkpoints import save_checkpoint
+from vpl_plugin.segmentation.decoder import Decoder
+
+DECODER = {"width": 32, "layers": 1, "heads": 2}
+
+
+@pytest.fixture(scope="session")
+def mini() -> ClipModel:
+    return load_clip("mini", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def voc_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six photographs of about 60 pixels a side in VOC's layout: four to train, two to score."""
+    root = tmp_path_factory.mktemp("tiny") / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClass"):
+        (root / folder).mkdir(parents=True)
+    names = []
+    for item in demo_photos():
+        photo = item.photo.reduce(8)
+        photo.save(root / "JPEGImages" / f"{item.name}.jpg", quality=95)
+        mask = Image.fromarray(item.mask).resize(photo.size, Image.Resampling.NEAREST)
+        write_mask(root / "SegmentationClass" / f"{item.name}.png", np.array(mask))
+        names.append(item.name)
+    (root / "train.txt").write_text("\n".join(names[:4]) + "\n")
+    (root / "val.txt").write_text("\n".join(names[2:]) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def prototypes_file(mini: ClipModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """VOC's text prototypes, as if they had been learned."""
+    path = tmp_path_factory.mktemp("prototypes") / "prototypes.safetensors"
+    rows = text_prototypes(mini, [*VOC.prompts, *VOC.background])
+    save_prototypes(path, rows, {"classes": VOC.labels, "tau_I": 0.02})
+    return path
+
+
+@pytest.fixture(scope="session")
+def decoder_file(mini: ClipModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder at its start: the encoder's own features against text prototypes."""
+    path = tmp_path_factory.mktemp("decoder") / "decoder.safetensors"
+    rows = text_prototypes(mini, [*VOC.prompts, *VOC.background])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        decoder = Decoder.for_model(mini, rows, 20, (0, 1), **DECODER)
+    save_checkpoint(path, decoder, model=mini, blocks=(0, 1), classes=VOC.labels, made_by={})
+    return path

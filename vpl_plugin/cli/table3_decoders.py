@@ -1,0 +1,174 @@
+"""Rows IV to VI of Table 3: decoders with and without RSC, their masks, scores and regions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from vpl_plugin.adapters.datasets import PhotoSet, SetPhoto
+from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.cli.inference_options import InferenceSettings
+from vpl_plugin.cli.mask_scores import score_masks
+from vpl_plugin.cli.predictions import Target, Wanted, write_predictions
+from vpl_plugin.clip import open_photo
+from vpl_plugin.localization import read_mask
+from vpl_plugin.run_folder import claim_folder
+from vpl_plugin.segmentation.checkpoints import Segmenter
+from vpl_plugin.segmentation.compactness import compactness
+from vpl_plugin.segmentation.regions import region_embeddings
+from vpl_plugin.segmentation.training import DECODER_FILE
+
+__all__ = ["Regions", "decoder_name", "mask_of", "measure_decoder"]
+
+logger = logging.getLogger(__name__)
+
+SCORES = "scores.json"
+REGIONS = "regions.npz"
+
+
+class Regions(NamedTuple):
+    """Region embeddings of the val photos under their true masks.
+
+    Attributes:
+        embeddings: (R, D) float32.
+        classes: (R,) int64 from 0.
+    """
+
+    embeddings: np.ndarray
+    classes: np.ndarray
+
+
+def decoder_name(rsc: bool, seed: int) -> str:
+    """The folder of a decoder below ``decoders`` and ``segmentations``."""
+    return f"{'rsc' if rsc else 'ce'}_seed{seed}"
+
+
+def mask_of(folder: Path, kind: str, item: SetPhoto) -> Path:
+    """Where the label map of a photo lies; kinds as :func:`measure_decoder` gives them."""
+    return folder / kind / f"{item.name}.png"
+
+
+def measure_decoder(
+    segmenter: Segmenter,
+    decoder: Path,
+    folder: Path,
+    photos: PhotoSet,
+    settings: InferenceSettings,
+    failures: dict[Path, str],
+    *,
+    crf: bool,
+    workers: int,
+) -> tuple[dict[str, Any], Regions]:
+    """Segments the photos, scores them, and measures how compact the regions are.
+
+    Args:
+        segmenter: the decoder on its encoder.
+        decoder: its folder.
+        folder: for label maps, scores and regions; what is there stays.
+        photos: with ground truth.
+        settings: how the photos are seen.
+        failures: gets the photos that cannot be done.
+        crf: with CRF too.
+        workers: processes for the CRF.
+
+    Returns:
+        "scores" of the kinds "free" (no image-level labels), "given" (only the photo's classes
+        allowed), "crf" and "crf_given", "compactness" (None where there are too few regions), and
+        the regions.
+    """
+    kinds = {"free": (False, False), "given": (False, True)}
+    if crf:
+        kinds.update(crf=(True, False), crf_given=(True, True))
+    claim_folder(
+        folder,
+        {
+            "decoder": hashlib.sha256((decoder / DECODER_FILE).read_bytes()).hexdigest(),
+            **settings.views(),
+            "photos": hashlib.sha256(repr([i[:3] for i in photos.photos]).encode()).hexdigest(),
+        },
+    )
+    wanted = [
+        Wanted(
+            item.photo,
+            tuple(
+                Target(mask_of(folder, kind, item), sharpened, item.classes if given else None)
+                for kind, (sharpened, given) in kinds.items()
+            ),
+        )
+        for item in photos.photos
+    ]
+    write_predictions(
+        segmenter, wanted, settings, failures, workers=workers, about=f"segment {folder.name}"
+    )
+    found = [item for item in photos.photos if item.mask and item.photo not in failures]
+    regions = _regions(segmenter, folder, found, failures)
+    scores = _scores(folder, found, kinds, segmenter.classes, failures)
+    compact = None
+    try:
+        measured = compactness(
+            torch.from_numpy(regions.embeddings), torch.from_numpy(regions.classes)
+        )
+        compact = measured._asdict()
+    except ValueError as error:
+        logger.warning("no compactness: %s", error)
+    return {"scores": scores, "compactness": compact}, regions
+
+
+def _scores(
+    folder: Path,
+    photos: Sequence[SetPhoto],
+    kinds: dict[str, tuple[bool, bool]],
+    classes: Sequence[str],
+    failures: dict[Path, str],
+) -> dict[str, Any]:
+    file = folder / SCORES
+    scores = json.loads(file.read_text()) if file.exists() else {}
+    for kind in kinds:
+        if scores.get(kind, {}).get("photos") == len(photos):
+            continue
+        pairs = ((mask_of(folder, kind, item), item.mask) for item in photos if item.mask)
+        scored = score_masks(
+            tqdm(pairs, desc=f"score {folder.name} {kind}", unit="photo", total=len(photos)),
+            classes,
+            failures,
+        )
+        if scored is None:
+            raise ValueError(f"not one photo has a ground truth that fits, see {folder}")
+        scores[kind] = scored
+    with whole_file(file) as part:
+        part.write_text(json.dumps(scores, indent=1) + "\n")
+    return scores
+
+
+def _regions(
+    segmenter: Segmenter, folder: Path, photos: Sequence[SetPhoto], failures: dict[Path, str]
+) -> Regions:
+    file = folder / REGIONS
+    if file.exists():
+        with np.load(file, allow_pickle=False) as stored:
+            return Regions(stored["embeddings"], stored["classes"])
+    rows, classes = [], []
+    for item in tqdm(photos, desc=f"regions {folder.name}", unit="photo"):
+        if item.mask is None:
+            continue
+        try:
+            found = region_embeddings(segmenter, open_photo(item.photo), read_mask(item.mask))
+        except (ValueError, FileNotFoundError) as error:
+            failures[item.photo] = str(error)
+            continue
+        rows.append(found[0])
+        classes.append(found[1])
+    if not rows:
+        raise ValueError("not one photo of the val split has a ground truth that fits")
+    regions = Regions(torch.cat(rows).numpy(), torch.cat(classes).numpy())
+    with whole_file(file) as part:
+        np.savez(part, embeddings=regions.embeddings, classes=regions.classes)
+    return regions

@@ -1,0 +1,67 @@
+"""The state of a training on disk, for it to go on after it was killed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.segmentation.decoder import Decoder
+from vpl_plugin.segmentation.settings import TrainingSettings
+
+__all__ = ["TrainingState"]
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingState:
+    """What changes from iteration to iteration, and nothing else: what resuming needs."""
+
+    def __init__(self, decoder: Decoder, settings: TrainingSettings, device: torch.device) -> None:
+        self.decoder = decoder
+        self.optimizer = torch.optim.SGD(
+            decoder.parameters(),
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
+        self.iteration = 0
+        # Loss, cross-entropy and RSC, summed since the last row of the metrics.
+        self.sums = torch.zeros(3, device=device)
+
+    def save(self, path: Path) -> None:
+        """Write all of it, whole or not at all."""
+        state = {
+            "iteration": self.iteration,
+            "decoder": self.decoder.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "sums": self.sums,
+        }
+        with whole_file(path) as part:
+            torch.save(state, part)
+
+    def load(self, path: Path) -> None:
+        """Go on from what :meth:`save` wrote; from the start where there is no file.
+
+        Raises:
+            ValueError: the file is broken, or of another decoder.
+        """
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self.sums.device, weights_only=True)
+            self.decoder.load_state_dict(state["decoder"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.sums.copy_(state["sums"])
+            self.iteration = int(state["iteration"])
+        # torch.load raises many kinds of errors for broken files.
+        except Exception as error:
+            raise ValueError(
+                f"{path} is no readable state of this training: {error}; delete it to start anew"
+            ) from error
+        logger.info("resumed after iteration %d", self.iteration)
