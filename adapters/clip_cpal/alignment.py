@@ -22,7 +22,9 @@ def align_features(
 ) -> Tensor:
     r"""Directions about the bank's mean, of features shifted toward the bank's distribution.
 
-    .. math:: u_p = \mathrm{unit}(x_p + \eta (\mu_\mathrm{bank} - \mu_\mathrm{photo}) - \mu_\mathrm{bank})
+    .. math:: u_p = \mathrm{unit}(x_p + \eta (\mu_b - \mu) - \mu_b)
+
+    with :math:`\mu` the photo's mean and :math:`\mu_b` the bank's.
 
     Args:
         features: (P, D), rows of one photo.

@@ -62,7 +62,7 @@ def context_prototypes(
     directions = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
     if len(directions) <= clusters:
         return F.normalize(directions, dim=1)
-    parts = [part for part in directions.split(chunk_size)]
+    parts = list(directions.split(chunk_size))
     centres = _plus_plus(parts, clusters, torch.Generator().manual_seed(seed))
     assigned = None
     for _ in range(iterations):

@@ -25,8 +25,8 @@ def instance_prototypes(features: Tensor, cams: Tensor, threshold: float = THRES
         threshold: in [0, 1].
 
     Returns:
-        (K, D), in the dtype of the features. A CAM that nowhere exceeds the threshold is represented by its best
-        patch.
+        (K, D), in the dtype of the features. A CAM that nowhere exceeds the threshold is
+        represented by its best patch.
 
     Raises:
         TypeError: features that are no floating-point tensor.

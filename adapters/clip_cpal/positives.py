@@ -27,7 +27,7 @@ def soft_positives(
         instances: (K, D), unit rows.
         context: (M, D), unit rows, the context prototypes of the instances' class.
         top_k: how many are positives; all where there are fewer.
-        temperature: of the softmax over their cosines; the smaller, the more the nearest one counts.
+        temperature: of the softmax over their cosines; the smaller, the more the nearest counts.
 
     Returns:
         (K, M), rows that sum to 1, zero but for the ``top_k`` nearest.

@@ -76,7 +76,8 @@ def presence_logits(
         (F,), each class's logit against the logsumexp of the background's.
 
     Example:
-        >>> presence_logits(torch.tensor([2.0, 0.0]), torch.eye(2), num_foreground=1, temperature=0.5)
+        >>> mean = torch.tensor([2.0, 0.0])
+        >>> presence_logits(mean, torch.eye(2), num_foreground=1, temperature=0.5)
         tensor([2.])
     """
     logits = F.normalize(prototypes, dim=1) @ F.normalize(photo_mean, dim=0) / temperature

@@ -78,9 +78,7 @@ class SupportBank:
         Raises:
             ValueError: the banks differ in classes, capacity or seed.
         """
-        mine, theirs = (
-            (len(bank._held), bank.capacity, bank.seed) for bank in (self, other)
-        )
+        mine, theirs = ((len(bank._held), bank.capacity, bank.seed) for bank in (self, other))
         if mine != theirs:
             raise ValueError(
                 "banks to merge must have the same number of classes, capacity and seed;"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.localization.affinity import mean_attention, refine_cams
 from vpl_plugin.localization.gradcam import grad_cam
 
-__all__ = ["PhotoCAMs", "batch_cams", "photo_cams"]
+__all__ = ["CAMStep", "PhotoCAMs", "batch_cams", "photo_cams"]
 
 
 class PhotoCAMs(NamedTuple):
@@ -28,6 +28,12 @@ class PhotoCAMs(NamedTuple):
     raw: Tensor
     refined: Tensor
     probabilities: Tensor
+
+
+CAMStep = Callable[[PhotoCAMs, Tensor, Tensor, tuple[int, ...]], PhotoCAMs]
+"""What a method built on CLIP-ES makes of a photo's CAMs.
+
+It gets them, the features (h * w, D), the attention (h * w, h * w) and the classes."""
 
 
 def photo_cams(
@@ -83,6 +89,7 @@ def batch_cams(
     num_foreground: int,
     temperature: float | None = None,
     position_dtype: torch.dtype | None = None,
+    cam_step: CAMStep | None = None,
 ) -> list[tuple[PhotoCAMs, Tensor]]:
     """CAMs and dense features of photos of equal size, each block of the encoder run once.
 
@@ -94,6 +101,7 @@ def batch_cams(
         num_foreground: number of foreground rows.
         temperature: of GradCAM's softmax; see :func:`photo_cams`.
         position_dtype: see :func:`vpl_plugin.adapters.clip_es.encode_photo`.
+        cam_step: gives the CAMs that are returned in the place of CLIP-ES's own.
 
     Returns:
         For each photo its CAMs and its features (h * w, D), unit rows.
@@ -116,11 +124,13 @@ def batch_cams(
         num_foreground=num_foreground,
         temperature=temperature,
     )
-    refined = refine_cams(output.cams, mean_attention(tokens.attention, output.attention))
-    return [
-        (
-            PhotoCAMs(output.cams[b, :k], refined[b, :k], output.probabilities[b, :k]),
-            output.features[b],
-        )
-        for b, k in enumerate(map(len, classes))
-    ]
+    attention = mean_attention(tokens.attention, output.attention)
+    refined = refine_cams(output.cams, attention)
+    done = []
+    for b, present in enumerate(classes):
+        k = len(present)
+        cams = PhotoCAMs(output.cams[b, :k], refined[b, :k], output.probabilities[b, :k])
+        if cam_step is not None:
+            cams = cam_step(cams, output.features[b], attention[b], tuple(present))
+        done.append((cams, output.features[b]))
+    return done

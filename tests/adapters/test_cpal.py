@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +13,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vpl_plugin.adapters.clip_cpal import (
+    Adaptation,
+    Context,
+    Example,
     SupportBank,
+    adapt_prototypes,
     align_features,
+    classifier_cams,
     context_prototypes,
     instance_prototypes,
     prototype_aware_cam,
+    read_context,
     soft_positives,
+    write_context,
 )
 
 
@@ -57,9 +65,7 @@ def test_an_empty_cam_still_gives_an_instance() -> None:
 def test_full_alignment_forgets_where_the_photo_lies(seed: int) -> None:
     features, bank = units(7, 5, seed), units(1, 5, seed + 1)[0]
     offset = torch.randn(5, generator=torch.Generator().manual_seed(seed))
-    here, there = (
-        align_features(x, x.mean(0), bank, 1.0) for x in (features, features + offset)
-    )
+    here, there = (align_features(x, x.mean(0), bank, 1.0) for x in (features, features + offset))
     torch.testing.assert_close(here, there, rtol=0, atol=1e-4)
     torch.testing.assert_close(
         align_features(features, features.mean(0), bank, 0.0), F.normalize(features - bank, dim=1)
@@ -166,9 +172,7 @@ def test_positiveness_prefers_the_nearest_and_leaves_the_rest_out() -> None:
         expected = torch.zeros(9)
         expected[kept] = (cosines[kept] / 0.2).softmax(0)
         torch.testing.assert_close(row, expected)
-    torch.testing.assert_close(
-        soft_positives(instances, context, top_k=50).sum(1), torch.ones(4)
-    )
+    torch.testing.assert_close(soft_positives(instances, context, top_k=50).sum(1), torch.ones(4))
 
 
 def test_the_map_is_the_weighted_mean_cosine_without_its_negative_part() -> None:
@@ -202,3 +206,96 @@ def test_the_map_is_the_weighted_mean_cosine_without_its_negative_part() -> None
 def test_bad_input_is_named(call, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# The self-supervised step
+
+
+def test_the_classifier_cam_is_gradcam_at_the_projected_features() -> None:
+    features, prototypes = units(9, 6, 5).double(), units(7, 6, 6).double()
+    classes, tau = [2, 0], 0.3
+    leaf = features.clone().requires_grad_()
+    embedding = F.normalize(leaf.mean(0), dim=0)
+    shown = prototypes[[*classes, 4, 5, 6]]
+    probabilities = (shown @ embedding / tau).softmax(0)
+    expected = []
+    for k in range(2):
+        (gradient,) = torch.autograd.grad(probabilities[k], leaf, retain_graph=True)
+        cam = torch.relu(features @ gradient.mean(0))
+        expected.append(cam / cam.max())
+    found = classifier_cams(
+        features, features.mean(0), classes, prototypes, num_foreground=4, temperature=tau
+    )
+    torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=1e-5)
+
+
+def examples(count: int = 6) -> list[Example]:
+    made = []
+    for number in range(count):
+        features = units(12, 6, number)
+        target = torch.rand(1, 12, generator=torch.Generator().manual_seed(number))
+        made.append(Example(features, features.mean(0), (number % 2,), target))
+    return made
+
+
+def adapted(**options: float) -> Adaptation:
+    return adapt_prototypes(
+        examples(), units(5, 6, 99), num_foreground=2, temperature=0.1, **options
+    )
+
+
+def test_training_lowers_both_losses_and_is_deterministic() -> None:
+    one, two = (adapted(epochs=30) for _ in range(2))
+    assert torch.equal(one.prototypes, two.prototypes)
+    torch.testing.assert_close(one.prototypes.norm(dim=1), torch.ones(5))
+    total = [a + b for a, b in zip(one.classification, one.consistency, strict=True)]
+    assert len(total) == 30
+    assert total[-1] < total[0]
+    alone = adapted(epochs=30, weight=0.0)
+    assert alone.classification[-1] < alone.classification[0]
+    assert one.consistency[-1] < alone.consistency[-1]
+
+
+def test_no_epoch_leaves_the_prototypes_as_they_are() -> None:
+    made = adapted(epochs=0)
+    torch.testing.assert_close(made.prototypes, units(5, 6, 99))
+    assert (made.classification, made.consistency) == ([], [])
+
+
+def test_training_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="examples is empty"):
+        adapt_prototypes([], units(5, 6), num_foreground=2, temperature=0.1)
+    with pytest.raises(ValueError, match="learning_rate"):
+        adapted(learning_rate=0.0)
+    with pytest.raises(ValueError, match="weight"):
+        adapted(weight=-1.0)
+
+
+# The context
+
+
+def test_maps_of_a_class_with_and_without_context(tmp_path: Path) -> None:
+    features = units(12, 6, 1)
+    bank = SupportBank(3)
+    bank.add("a", [0], features[:1])
+    context = Context.of_bank(bank, torch.zeros(6), 3, clusters=2)
+    assert context.counts.tolist() == [1, 0, 0]
+    write_context(tmp_path / "context.safetensors", context)
+    again = read_context(tmp_path / "context.safetensors")
+    for a, b in zip(context, again, strict=True):
+        assert torch.equal(a, b)
+    maps = again.maps(features, torch.zeros(6), (0, 2), features[[3, 5]], alignment=0.0, top_k=3)
+    assert maps.shape == (2, 12)
+    # The only context prototype of class 0 is the first feature; class 2 has its own instance.
+    assert maps.argmax(dim=1).tolist() == [0, 5]
+    torch.testing.assert_close(maps.amax(dim=1), torch.ones(2), rtol=0, atol=1e-5)
+    assert float(maps.min()) == 0
+
+
+def test_a_broken_context_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "context.safetensors"
+    with pytest.raises(FileNotFoundError, match="no context prototypes"):
+        read_context(file)
+    file.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="no readable file"):
+        read_context(file)

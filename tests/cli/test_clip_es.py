@@ -172,11 +172,11 @@ def test_batch_sizes_and_upstream_files(voc: Path, whole: Path, tmp_path: Path) 
     for name in NAMES:
         one, many = (
             read_cams(folder / "cams" / f"{name}.npz")
-            for folder in (tmp_path / "prototypes", whole / "vision")
+            for folder in (tmp_path / "with_prototypes", whole / "vision")
         )
         torch.testing.assert_close(one.raw, many.raw, rtol=0, atol=1e-5)
         torch.testing.assert_close(one.refined, many.refined, rtol=0, atol=1e-5)
-    keys, upstream = read_upstream_cams(tmp_path / "prototypes/upstream_cams/cat.npy")
+    keys, upstream = read_upstream_cams(tmp_path / "with_prototypes/upstream_cams/cat.npy")
     assert keys.tolist() == VOC.indices(["cat"])
     assert upstream.shape == (1, 60, 91)
 

@@ -16,7 +16,7 @@ from vpl_plugin.cli.main import main
 from vpl_plugin.cli.predictions import crf_labels
 from vpl_plugin.clip import VOC, ClipModel, open_photo
 from vpl_plugin.localization import SegmentationMeter, dense_crf, read_mask
-from vpl_plugin.segmentation.checkpoints import load_segmenter
+from vpl_plugin.segmentation.checkpoints import load_segmenter, save_checkpoint
 from vpl_plugin.segmentation.inference import segment
 
 Run = Callable[..., int]
@@ -168,6 +168,25 @@ def test_with_crf_from_worker_processes(run: Run, photos: Path, tmp_path: Path) 
     assert run(photos, "--crf", "--workers", 2, output="one_more") == 0
     assert files(tmp_path / "one/masks") == files(tmp_path / "one_more/masks")
     assert run(photos, output="one") == 2
+
+
+def test_an_encoder_of_other_weights_is_refused(
+    photos: Path,
+    decoder_file: Path,
+    mini: ClipModel,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    segmenter = load_segmenter(decoder_file, mini)
+    other = tmp_path / "other.safetensors"
+    noted = {"encoder": {"weights": "0" * 16}}
+    save_checkpoint(
+        other, segmenter.decoder, model=mini, blocks=(0, 1), classes=VOC.labels, made_by=noted
+    )
+    fixed = ["--checkpoint", str(other), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(["segment", str(photos), *fixed]) == 2
+    assert "other weights" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.png"))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from vpl_plugin.cli.clip_es import main as clip_es
 from vpl_plugin.cli.main import main
 from vpl_plugin.cli.region_plot import tsne
 from vpl_plugin.cli.table3_report import markdown
-from vpl_plugin.clip import VOC
 from vpl_plugin.localization import SegmentationMeter, read_mask
 
 pytest.importorskip("pydensecrf")
@@ -243,9 +242,7 @@ def test_the_table_tells_where_the_order_is_the_papers() -> None:
 
 
 def test_the_table_tells_which_row_breaks_it_and_gives_the_spread() -> None:
-    rsc = [
-        decoder(free=v, given=0.7, crf=v - 0.05, crf_given=0.71) for v in (0.30, 0.40)
-    ]
+    rsc = [decoder(free=v, given=0.7, crf=v - 0.05, crf_given=0.71) for v in (0.30, 0.40)]
     ce = [decoder(free=0.4, given=0.6), decoder(free=0.3, given=0.6)]
     text = markdown(phase1(0.3, 0.25, 0.5), {"ce": ce, "rsc": rsc}, [0, 1], "about")
     assert "labels given: not the paper's order: II lies 5.0 points below I." in text

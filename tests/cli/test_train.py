@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +24,10 @@ Run = Callable[..., int]
 
 
 @pytest.fixture
-def run(voc_tiny: Path, prototypes_file: Path, tmp_path: Path) -> Run:
-    def call(*options: str, output: str = "out", **changed: str) -> int:
+def words(voc_tiny: Path, prototypes_file: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """The words of a command: options that are given stand in for those of a short training."""
+
+    def put_together(*options: str, output: str = "out", **changed: str) -> list[str]:
         given = {
             "--dataset": "voc",
             "--root": str(voc_tiny),
@@ -39,9 +45,14 @@ def run(voc_tiny: Path, prototypes_file: Path, tmp_path: Path) -> Run:
             "--batch-size": "2",
             **{f"--{name}": value for name, value in changed.items()},
         }
-        return main(["train", *(word for pair in given.items() for word in pair), *options])
+        return ["train", *(word for pair in given.items() for word in pair), *options]
 
-    return call
+    return put_together
+
+
+@pytest.fixture
+def run(words: Callable[..., list[str]]) -> Run:
+    return lambda *options, **changed: main(words(*options, **changed))
 
 
 def rows(file: Path) -> list[dict[str, str]]:
@@ -75,6 +86,27 @@ def test_run_again_nothing_is_done_and_other_settings_are_refused(
     assert (tmp_path / "out/state.pt").stat().st_mtime_ns == before
     assert run("--cache", str(tmp_path / "cache"), "--learning-rate", "0.5") == 2
     assert "other settings" in capsys.readouterr().err
+
+
+def test_two_ranks_validate_as_one(
+    run: Run, words: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    options = ("--val", "val.txt", "--validate-every", "2")
+    assert run(*options, output="one") == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, "-m", "vpl_plugin.cli.main", *words(*options, output="two")]
+    ranks = [
+        subprocess.Popen(command, env={**os.environ, **meeting, "RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in ranks] == [0, 0]
+    one, two = (rows(tmp_path / name / "validation.csv") for name in ("one", "two"))
+    assert [row["iteration"] for row in two] == ["2", "4"]
+    for alone, together in zip(one, two, strict=True):
+        assert float(together["miou"]) == pytest.approx(float(alone["miou"]), abs=0.01)
 
 
 def test_a_folder_of_photos_with_a_csv(
@@ -168,8 +200,6 @@ def test_bad_settings_exit_with_2(
     assert message in capsys.readouterr().err
 
 
-def test_a_loss_that_is_not_finite_exits_with_1(
-    run: Run, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_loss_that_is_not_finite_exits_with_1(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     assert run("--learning-rate", "1e30", "--warmup", "0", "--clip-norm", "1e30") == 1
     assert "lower learning_rate" in caplog.text

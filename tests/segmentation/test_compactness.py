@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -34,9 +36,7 @@ def test_distances_are_those_of_literal_loops(seed: int) -> None:
         if len(group) > 1
     ]
     inter = [
-        cosine_distance(centroids[i], centroids[j])
-        for i in range(len(centroids))
-        for j in range(i)
+        cosine_distance(centroids[i], centroids[j]) for i in range(len(centroids)) for j in range(i)
     ]
     found = compactness(embeddings, labels)
     assert found.intra == pytest.approx(np.mean(intra), abs=1e-9)
@@ -70,7 +70,7 @@ def test_pulling_regions_to_their_class_is_more_compact() -> None:
         compactness(embeddings * (1 - share) + 5 * share * centres, labels)
         for share in (0.0, 0.5, 0.9)
     ]
-    for before, after in zip(figures, figures[1:], strict=False):
+    for before, after in pairwise(figures):
         assert after.intra < before.intra
         assert after.ratio < before.ratio
         assert after.silhouette > before.silhouette

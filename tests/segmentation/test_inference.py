@@ -33,7 +33,9 @@ def segmenter(mini: ClipModel) -> Segmenter:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         rows = torch.randn(5, mini.embed_dim)
-        decoder = Decoder.for_model(mini, rows, 3, (0, 1), width=32, layers=1, heads=2).eval()
+        decoder = Decoder.for_model(
+            mini, rows, 3, (0, 1), width=32, layers=1, heads=2, upsampling=2
+        ).eval()
         torch.nn.init.normal_(decoder.head.weight, std=0.05)
     return Segmenter(mini, decoder.requires_grad_(False), (0, 1), ("cat", "dog", "bird"))
 
@@ -94,9 +96,7 @@ def test_windows_leave_no_seam(
 ) -> None:
     picture, local = photo(height, width), local_segmenter()
     whole = segment(local, picture, flip=flip)
-    cut = segment(
-        local, picture, window=window, overlap=overlap, flip=flip, batch_size=batch_size
-    )
+    cut = segment(local, picture, window=window, overlap=overlap, flip=flip, batch_size=batch_size)
     torch.testing.assert_close(cut, whole, rtol=0, atol=1e-5)
 
 

@@ -17,7 +17,9 @@ def segmenter(mini: ClipModel) -> Segmenter:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         rows = torch.randn(3, mini.embed_dim)
-        decoder = Decoder.for_model(mini, rows, 3, (0, 1), width=32, layers=1, heads=2).eval()
+        decoder = Decoder.for_model(
+            mini, rows, 3, (0, 1), width=32, layers=1, heads=2, upsampling=2
+        ).eval()
     return Segmenter(mini, decoder.requires_grad_(False), (0, 1), ("cat", "dog", "bird"))
 
 

@@ -21,7 +21,7 @@ from vpl_plugin.clip import load_clip, open_photo
 from vpl_plugin.core.rsc import region_similarity, rsc_loss
 from vpl_plugin.localization import read_mask, write_mask
 from vpl_plugin.segmentation.checkpoints import load_segmenter, read_checkpoint_metadata
-from vpl_plugin.segmentation.decoder import Decoder, DecoderOutput, class_maps
+from vpl_plugin.segmentation.decoder import DecoderOutput, class_maps
 from vpl_plugin.segmentation.settings import TrainingSettings
 from vpl_plugin.segmentation.training import decoder_loss
 
@@ -172,7 +172,7 @@ def test_validation_sees_the_decoder_in_eval_mode_and_ends_up_in_a_file(
 
     def validate(segmenter):
         modes.append(segmenter.decoder.training)
-        assert segmenter.logits(torch.zeros(1, 3, 32, 48)).shape == (1, 4, 4, 6)
+        assert segmenter.logits(torch.zeros(1, 3, 32, 48)).shape == (1, 4, 2, 3)
         return {"miou": 0.25}
 
     tiny.train(data, tmp_path, model=mini, validate=validate, validate_every=4)
@@ -202,7 +202,7 @@ def test_a_full_gpu_is_told_which_settings_need_less(tiny, data, mini, tmp_path,
     def full(*_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Decoder, "forward", full)
+    monkeypatch.setattr("vpl_plugin.segmentation.training.Decoder.forward", full)
     message = r"4 photo\(s\) of 64 pixels at once: raise accumulation \(1\) to as much as 4, or low"
     with pytest.raises(MemoryError, match=message):
         tiny.train(data, tmp_path, model=mini)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vpl_plugin.cli.pipeline import Pipeline, common_settings, run_pipeline
+
 if TYPE_CHECKING:
     from vpl_plugin.adapters.clip_es.stages import Settings
     from vpl_plugin.adapters.datasets import PhotoSet
-    from vpl_plugin.cli.ranks import Ranks
 
-__all__ = ["main"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["STAGES", "main", "needed_stages", "run_stage"]
 
 STAGES = {
     "seeds": "photos -> text CAMs -> pixel features and seeds, a .npz a photo",
@@ -27,7 +23,6 @@ STAGES = {
     "masks": "CAMs -> dense CRF -> pseudo-masks, a palette PNG a photo",
     "evaluate": "seed and pseudo-mask mIoU and the gap, as JSON",
 }
-UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,282 +36,64 @@ def main(argv: Sequence[str] | None = None) -> int:
         from vpl_plugin.cli import clip_es_upstream
 
         return clip_es_upstream.main(argv)
-    arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    failures: dict[Path, str] = {}
-    try:
-        _run(arguments, failures)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = (
-                f"the disk of {arguments.output} is full. What was written is whole and stays:"
-                " make room and run the same command again"
-            )
-        else:
-            message = str(error)
-        print(f"vpl-clip-es {arguments.stage}: {message}", file=sys.stderr)
-        return 2
-    except (ValueError, ImportError) as error:
-        print(f"vpl-clip-es {arguments.stage}: {error}", file=sys.stderr)
-        return 2
-    finally:
-        for path, why in failures.items():
-            logger.error("failed: %s: %s", path, why)
-    return 1 if failures else 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vpl-clip-es",
+    pipeline = Pipeline(
+        program="vpl-clip-es",
         description="The CLIP-ES pipeline with vision prototypes. With --upstream PATH it runs"
         " CLIP-ES's own code from a checkout instead; see vpl-clip-es --upstream . --help.",
+        output="vpl_clip_es",
+        stages=STAGES,
+        encoding=frozenset({"seeds", "cams"}),
+        add_arguments=lambda parser: None,
+        settings=_settings,
+        needed=needed_stages,
+        run_stage=run_stage,
+        estimate=_estimate,
     )
-    commands = parser.add_subparsers(dest="stage", required=True)
-    every = {**STAGES, "all": "all stages one after the other"}
-    for name, about in every.items():
-        _add_arguments(commands.add_parser(name, help=about, description=about))
-    about = "pictures of the CAMs and masks that are there, text beside vision prototypes"
-    panels = commands.add_parser("panels", help=about, description=about)
-    _add_arguments(panels)
-    panels.add_argument("--count", type=int, default=12, help="photos to show (default: 12)")
-    return parser
+    return run_pipeline(pipeline, argv)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    data = parser.add_argument_group("data")
-    data.add_argument("--dataset", choices=("voc", "coco", "folder"), required=True)
-    data.add_argument(
-        "--root", type=Path, required=True, help="VOC2012, COCO's folder, or a folder of photos"
-    )
-    data.add_argument(
-        "--split",
-        help="VOC: split file, or the name of a list in ImageSets/Segmentation (default:"
-        " train_aug); COCO: a label list as CLIP-ES has it",
-    )
-    data.add_argument(
-        "--subset", default="train2014", help="COCO's folder of photos (default: train2014)"
-    )
-    data.add_argument("--instances", type=Path, help="COCO's instance JSON")
-    data.add_argument(
-        "--labels",
-        help='VOC: "annotations" (default) or "masks"; folder: a CSV with the header photo,labels'
-        " (default: the sub-folder's name is the label)",
-    )
-    data.add_argument("--classes", help='folder: "voc", "coco", or names with commas between')
-    data.add_argument("--masks", help="folder of ground-truth PNGs")
-    model = parser.add_argument_group("model")
-    model.add_argument("--model", default="mini", help="as load_clip takes it (default: mini)")
-    model.add_argument("--pretrained", help="open_clip's pretrained tag or a file")
-    model.add_argument("--device", help="cpu, cuda, ... (default: cuda if it is there)")
-    seeds = parser.add_argument_group("seeds and prototypes")
-    seeds.add_argument("--threshold", type=float, default=0.4, help="Phi (default: 0.4)")
-    seeds.add_argument(
-        "--pixels-per-photo",
-        type=int,
-        default=128,
-        help="kept of each photo; 0 keeps all (default: 128)",
-    )
-    seeds.add_argument("--seed", type=int, default=0, help="of that draw (default: 0)")
-    seeds.add_argument("--tau-I", type=float, default=0.03, help="temperature (default: 0.03)")
-    seeds.add_argument("--solver", choices=("apgd", "pgd", "pgd_halving"), default="apgd")
-    seeds.add_argument("--iterations", type=int, default=3000, help="at most (default: 3000)")
-    seeds.add_argument("--tolerance", type=float, default=1e-2, help="to stop (default: 0.01)")
-    maps = parser.add_argument_group("CAMs and masks")
-    maps.add_argument(
-        "--prototypes",
-        default="vision",
-        help='"vision" (learned from the seeds), "text", or a .safetensors of an earlier run',
-    )
-    maps.add_argument(
-        "--power", type=float, default=1.0, help="of the background score (default: 1)"
-    )
-    maps.add_argument(
-        "--confidence", type=float, default=0.95, help="below it pixels are 255 (default: 0.95)"
-    )
-    maps.add_argument(
-        "--parity", action="store_true", help="CLIP-ES's exact numbers, its rounding included"
-    )
-    maps.add_argument(
-        "--upstream-files", action="store_true", help="CAMs as CLIP-ES's .npy files too"
-    )
-    work = parser.add_argument_group("work")
-    work.add_argument("--output", type=Path, default=Path("vpl_clip_es"), help="folder to write")
-    work.add_argument("--batch-size", type=int, default=8, help="photos at once (default: 8)")
-    work.add_argument(
-        "--workers", type=int, help="decoding threads, CRF processes (default: the CPU's cores)"
-    )
-    work.add_argument(
-        "--dry-run", action="store_true", help="tell photos, disk and time, and write nothing"
-    )
-
-
-def _run(arguments: argparse.Namespace, failures: dict[Path, str]) -> None:
-    # Imported here: --help should not wait for torch.
-    from vpl_plugin.adapters.clip_es import stages
-    from vpl_plugin.cli.ranks import joined_ranks
-
-    photos = _photos(arguments)
-    failures.update(photos.failures)
-    if photos.without_labels:
-        logger.info("%d photos show none of the classes and are left out", photos.without_labels)
-    if not photos.photos:
-        raise ValueError("there is no photo whose labels are known")
-    if arguments.stage == "panels":
-        from vpl_plugin.cli.clip_es_panels import run_panels
-
-        if arguments.count < 1:
-            raise ValueError(f"--count must be 1 or more; got {arguments.count}")
-        folder = run_panels(photos, _settings(arguments, (0, 1)), failures, count=arguments.count)
-        logger.info("Look at %s", folder.resolve())
-        return
-    wanted = list(STAGES) if arguments.stage == "all" else [arguments.stage]
-    if arguments.stage == "all" and arguments.prototypes != "vision":
+def needed_stages(arguments: argparse.Namespace) -> list[str]:
+    """What "all" runs."""
+    wanted = list(STAGES)
+    if arguments.prototypes != "vision":
         # Nothing is to be learned; the seeds stay, as the gap is measured on them.
         wanted.remove("learn")
-    with joined_ranks(arguments.device) as ranks:
-        settings = _settings(arguments, (ranks.rank, ranks.world))
-        if ranks.rank:
-            # The first process speaks for all.
-            logging.getLogger().setLevel(logging.CRITICAL)
-        _run_stages(arguments, wanted, photos, settings, failures, ranks)
-    # The group is left by now: its figures are those of one process, and torchmetrics would else
-    # wait for the others.
-    if "evaluate" in wanted and not arguments.dry_run and ranks.rank == 0:
-        figures = stages.run_evaluate(photos, settings, failures)
-        if figures is not None:
-            _show_figures(figures, settings)
+    return wanted
 
 
-def _run_stages(
-    arguments: argparse.Namespace,
-    wanted: Sequence[str],
+def run_stage(
+    stage: str,
+    model: Any,
     photos: PhotoSet,
     settings: Settings,
     failures: dict[Path, str],
-    ranks: Ranks,
+    device: str,
 ) -> None:
-    """All but the evaluation, by every process together."""
+    """Runs a stage other than "evaluate"."""
     from vpl_plugin.adapters.clip_es import stages
-    from vpl_plugin.clip import load_clip
 
-    model: Any = None
-    if arguments.dry_run or {"seeds", "cams"} & {*wanted}:
-        model = load_clip(arguments.model, arguments.pretrained, device=ranks.device)
-    if arguments.dry_run:
-        from vpl_plugin.adapters.clip_es.stages.estimate import estimate
-
-        if ranks.rank == 0:
-            _show_estimates(estimate(model, photos, settings, wanted))
-        return
-    for stage in wanted:
-        if stage == "seeds":
-            stages.run_seeds(model, photos, settings, failures)
-        elif stage == "learn":
-            stages.run_learn(photos, settings, failures, device=ranks.device)
-        elif stage == "cams":
-            stages.run_cams(model, photos, settings, failures)
-        elif stage == "masks":
-            stages.run_masks(photos, settings, failures)
-        ranks.wait()
-    ranks.merge(failures)
-    logger.info("results are in %s", settings.output.resolve())
-
-
-def _photos(arguments: argparse.Namespace) -> PhotoSet:
-    from vpl_plugin.adapters.datasets import coco_photos, folder_photos, voc_photos
-    from vpl_plugin.cli.class_option import class_names
-
-    if arguments.dataset == "voc":
-        return voc_photos(
-            arguments.root,
-            arguments.split or "train_aug",
-            labels=arguments.labels or "annotations",
-            masks=arguments.masks or "SegmentationClassAug",
-        )
-    if arguments.dataset == "coco":
-        return coco_photos(
-            arguments.root,
-            arguments.subset,
-            instances=arguments.instances,
-            split=arguments.split,
-            masks=arguments.masks or "SegmentationClass",
-        )
-    if not arguments.classes:
-        raise ValueError("--dataset folder takes --classes")
-    names = class_names(arguments.classes)
-    return folder_photos(arguments.root, names, arguments.labels, masks=arguments.masks)
+    if stage == "seeds":
+        stages.run_seeds(model, photos, settings, failures)
+    elif stage == "learn":
+        stages.run_learn(photos, settings, failures, device=device)
+    elif stage == "cams":
+        stages.run_cams(model, photos, settings, failures)
+    elif stage == "masks":
+        stages.run_masks(photos, settings, failures)
 
 
 def _settings(arguments: argparse.Namespace, shard: tuple[int, int]) -> Settings:
     from vpl_plugin.adapters.clip_es.stages import Settings
 
-    source = {
-        name: None if value is None else str(value)
-        for name, value in (
-            ("dataset", arguments.dataset),
-            ("root", arguments.root.resolve()),
-            ("labels", arguments.labels),
-            ("classes", arguments.classes),
-            ("subset", arguments.subset if arguments.dataset == "coco" else None),
-            ("model", arguments.model),
-            ("pretrained", arguments.pretrained),
-        )
-    }
-    return Settings(
-        output=arguments.output,
-        source=source,
-        prototypes=arguments.prototypes,
-        threshold=arguments.threshold,
-        pixels_per_photo=arguments.pixels_per_photo or None,
-        seed=arguments.seed,
-        tau_I=arguments.tau_I,
-        solver=arguments.solver,
-        iterations=arguments.iterations,
-        tolerance=arguments.tolerance,
-        power=arguments.power,
-        confidence=arguments.confidence,
-        parity=arguments.parity,
-        upstream_files=arguments.upstream_files,
-        batch_size=arguments.batch_size,
-        workers=arguments.workers if arguments.workers is not None else os.cpu_count() or 1,
-        shard=shard,
-    )
+    return Settings(**common_settings(arguments, shard))
 
 
-def _show_estimates(rows: Sequence[Any]) -> None:
-    for row in rows:
-        took = "" if row.seconds is None else f", about {_duration(row.seconds)}"
-        print(f"{row.stage}: {row.photos} photos, about {_size(row.bytes)}{took}")
+def _estimate(
+    model: Any, photos: PhotoSet, settings: Settings, stages: Sequence[str]
+) -> Sequence[Any]:
+    from vpl_plugin.adapters.clip_es.stages.estimate import estimate
 
-
-def _show_figures(figures: dict[str, Any], settings: Settings) -> None:
-    print(f"{settings.prototypes} prototypes, {figures['photos']} photos")
-    for name in ("raw", "refined"):
-        scores = figures[name]
-        print(f"  seed mIoU {name}: {100 * scores['miou']:.1f} (power {scores['power']:g})")
-    if "pseudo_masks" in figures:
-        masks = figures["pseudo_masks"]
-        print(
-            f"  pseudo-mask mIoU: {100 * masks['labels']:.1f};"
-            f" {100 * masks['kept']:.0f} % of the pixels kept"
-        )
-    if figures["gap"] is not None:
-        print(f"  gap: {figures['gap']:.3f}")
-    print(f"  {settings.scores}")
-
-
-def _size(count: float) -> str:
-    unit = 0
-    while count >= 1000 and unit < len(UNITS) - 1:
-        count, unit = count / 1000, unit + 1
-    return f"{count:.3g} {UNITS[unit]}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    return estimate(model, photos, settings, stages)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from vpl_plugin.adapters.datasets import PhotoSet
 
 __all__ = ["SPLIT_HELP", "add_data_arguments", "data_source", "split_photos"]
+
+logger = logging.getLogger(__name__)
 
 SPLIT_HELP = (
     "VOC: split file, or the name of a list in ImageSets/Segmentation; COCO: folder of photos,"
@@ -66,6 +69,8 @@ def split_photos(arguments: argparse.Namespace, split: str, masks: str | None) -
         photos = folder_photos(
             arguments.root, class_names(arguments.classes), Path(split), masks=masks
         )
+    if photos.without_labels:
+        logger.info("%d photos show none of the classes and are left out", photos.without_labels)
     if not photos.photos:
         raise ValueError(f"{split} has no photo whose labels are known")
     return photos

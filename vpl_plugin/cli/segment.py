@@ -21,10 +21,11 @@ from vpl_plugin.cli.inference_options import add_inference_arguments, inference_
 from vpl_plugin.cli.mask_scores import score_masks
 from vpl_plugin.cli.overlay import save_overlay
 from vpl_plugin.cli.predictions import Target, Wanted, write_predictions
-from vpl_plugin.clip import ClassNames, load_clip, open_photo
+from vpl_plugin.clip import ClassNames, ClipModel, load_clip, open_photo
 from vpl_plugin.localization import read_mask
 from vpl_plugin.run_folder import claim_folder
 from vpl_plugin.segmentation.checkpoints import load_segmenter, read_checkpoint_metadata
+from vpl_plugin.segmentation.feature_cache import encoder_fingerprint
 
 __all__ = ["add_arguments", "run"]
 
@@ -94,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         if done < len(wanted):
             name = arguments.model or about["encoder"]["name"]
             model = load_clip(name, arguments.pretrained, device=arguments.device)
+            _check_weights(about, model)
             segmenter = load_segmenter(arguments.checkpoint, model)
             workers = arguments.workers if arguments.workers is not None else os.cpu_count() or 1
             write_predictions(segmenter, wanted, settings, failures, workers=workers)
@@ -109,6 +111,16 @@ def run(arguments: argparse.Namespace) -> int:
             logger.error("failed: %s: %s", path, why)
     logger.info("%d of %d photos are in %s", len(segmented), len(photos), output.resolve())
     return 1 if failures else 0
+
+
+def _check_weights(about: dict[str, Any], model: ClipModel) -> None:
+    """A name alone would let an encoder of other weights through, or of random ones."""
+    noted = about["made_by"].get("encoder", {}).get("weights")
+    if noted is not None and noted != encoder_fingerprint(model)["weights"]:
+        raise ValueError(
+            f"the decoder was trained on other weights than these of {model.name!r}: say which"
+            " with --model and --pretrained"
+        )
 
 
 def _mask(output: Path, relative: Path) -> Path:

@@ -98,11 +98,11 @@ def run(arguments: argparse.Namespace) -> int:
         len(labels),
         classes={item.name: item.classes for item in photos.photos},
     )
-    logger.info("%d photos to train on", len(examples))
     with joined_ranks(arguments.device) as ranks:
         if ranks.rank:
             # The first process speaks for all.
             logging.getLogger().setLevel(logging.CRITICAL)
+        logger.info("%d photos to train on", len(examples))
         try:
             train_decoder(
                 load_clip(arguments.model, arguments.pretrained, device=ranks.device),

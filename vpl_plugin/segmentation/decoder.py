@@ -95,7 +95,9 @@ class Decoder(nn.Module):
         width: of the decoder's own layers.
         layers: how many transformer layers.
         heads: of the attention; divides ``width``.
-        upsampling: how many embeddings to a patch and axis, 1 or more.
+        upsampling: how many embeddings to a patch and axis. 2 and more give each place between
+            the patches a part of the head, which then learns from fewer pixels: in short trainings
+            1 is better.
         temperature: tau above, the tau_I that the prototypes were learned with.
 
     Attributes:
@@ -110,7 +112,7 @@ class Decoder(nn.Module):
         >>> decoder = Decoder(torch.eye(4), 3, token_width=8, levels=2, width=8, heads=2)
         >>> output = decoder(torch.randn(1, 2, 6, 8), grid=(2, 3))
         >>> output.embeddings.shape, output.logits.shape
-        (torch.Size([1, 4, 4, 6]), torch.Size([1, 4, 4, 6]))
+        (torch.Size([1, 4, 2, 3]), torch.Size([1, 4, 2, 3]))
     """
 
     prototypes: Tensor
@@ -125,7 +127,7 @@ class Decoder(nn.Module):
         width: int = 256,
         layers: int = 3,
         heads: int = 8,
-        upsampling: int = 2,
+        upsampling: int = 1,
         temperature: float = 0.03,
     ) -> None:
         super().__init__()

@@ -60,7 +60,7 @@ class TrainingSettings:
     width: int = 256
     layers: int = 3
     heads: int = 8
-    upsampling: int = 2
+    upsampling: int = 1
     temperature: float = 0.03
     iterations: int = 30_000
     batch_size: int = 6

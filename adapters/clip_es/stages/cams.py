@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from vpl_plugin.adapters.clip_es.cams import CAMStep
 from vpl_plugin.adapters.clip_es.stage_files import StoredCAMs, write_cams
 from vpl_plugin.adapters.clip_es.stages.photo_batches import localised_photos
-from vpl_plugin.adapters.clip_es.stages.settings import PROTOTYPES, Settings
+from vpl_plugin.adapters.clip_es.stages.settings import Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
 from vpl_plugin.adapters.prototype_files import load_prototypes
 from vpl_plugin.clip.model import ClipModel
@@ -17,7 +20,21 @@ from vpl_plugin.clip.prompts import text_prototypes
 from vpl_plugin.localization.seeds import resize_cams
 from vpl_plugin.run_folder import claim_folder
 
-__all__ = ["cams_file", "run_cams", "used_prototypes"]
+__all__ = ["UsedPrototypes", "cams_file", "read_prototypes", "run_cams", "used_prototypes"]
+
+
+class UsedPrototypes(NamedTuple):
+    """What GradCAM is given.
+
+    Attributes:
+        rows: (N, D), the foreground rows, then the background's, on the model's device.
+        temperature: of GradCAM's softmax; None is CLIP's own.
+        digest: what identifies them: "text", or the hash of their file.
+    """
+
+    rows: Tensor
+    temperature: float | None
+    digest: str
 
 
 def cams_file(settings: Settings, name: str) -> Path:
@@ -26,7 +43,14 @@ def cams_file(settings: Settings, name: str) -> Path:
 
 
 def run_cams(
-    model: ClipModel, photos: PhotoSet, settings: Settings, failures: dict[Path, str]
+    model: ClipModel,
+    photos: PhotoSet,
+    settings: Settings,
+    failures: dict[Path, str],
+    *,
+    used: UsedPrototypes | None = None,
+    cam_step: CAMStep | None = None,
+    step_facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the CAMs of every photo whose file is not there yet.
 
@@ -35,6 +59,9 @@ def run_cams(
         photos: the set.
         settings: of the run.
         failures: gets the photos that cannot be read.
+        used: the prototypes; None takes :func:`used_prototypes`.
+        cam_step: what a method built on CLIP-ES makes of the CAMs.
+        step_facts: all that ``cam_step`` depends on; anything JSON can hold.
 
     Raises:
         FileNotFoundError: there are no prototypes.
@@ -42,12 +69,13 @@ def run_cams(
         OSError: a file cannot be written.
     """
     names = photos.names
-    prototypes, temperature, digest = used_prototypes(model, photos, settings)
+    used = used or used_prototypes(model, photos, settings)
     facts = {
         **settings.source,
-        "prototypes": digest,
-        "temperature": temperature,
+        "prototypes": used.digest,
+        "temperature": used.temperature,
         "parity": settings.parity,
+        **(step_facts or {}),
     }
     claim_folder(settings.cams, facts, alone=settings.shard[1] == 1)
     if settings.upstream_files:
@@ -62,13 +90,14 @@ def run_cams(
     for item in localised_photos(
         model,
         photos.photos,
-        prototypes,
+        used.rows,
         settings,
         stage="cams",
         num_foreground=len(names.labels),
-        temperature=temperature,
+        temperature=used.temperature,
         is_done=lambda photo: all(path.exists() for path in files(photo)),
         failures=failures,
+        cam_step=cam_step,
     ):
         paths = files(item.photo)
         for path in paths:
@@ -83,32 +112,51 @@ def run_cams(
             write_upstream_cams(paths[1], list(classes), resized)
 
 
-def used_prototypes(
-    model: ClipModel, photos: PhotoSet, settings: Settings
-) -> tuple[Tensor, float | None, str]:
-    """The prototypes asked for, the temperature GradCAM takes with them, and what identifies them.
+def used_prototypes(model: ClipModel, photos: PhotoSet, settings: Settings) -> UsedPrototypes:
+    """The prototypes asked for.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: they do not fit the model or the classes.
     """
     names = photos.names
-    Z = text_prototypes(model, [*names.prompts, *names.background])
     if settings.prototypes == "text":
-        return Z, None, "text"
-    learned = settings.prototypes == "vision"
-    file = settings.learned / PROTOTYPES if learned else Path(settings.prototypes)
+        return UsedPrototypes(
+            text_prototypes(model, [*names.prompts, *names.background]), None, "text"
+        )
+    hint = ": run the stage 'learn' first" if settings.prototypes == "vision" else ""
+    return read_prototypes(model, photos, settings.prototypes_file, settings.tau_I, hint)
+
+
+def read_prototypes(
+    model: ClipModel, photos: PhotoSet, file: Path, tau_I: float, hint: str = ""
+) -> UsedPrototypes:
+    """Prototypes of a file, once they fit the model and the classes.
+
+    Args:
+        model: the frozen CLIP model.
+        photos: the set.
+        file: a .safetensors.
+        tau_I: the temperature, where the file's JSON names none.
+        hint: what the error says of a missing file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: they do not fit.
+    """
+    names = photos.names
     if not file.is_file():
-        hint = ": run the stage 'learn' first" if learned else ""
         raise FileNotFoundError(f"there are no prototypes at {file}{hint}")
     prototypes, about = load_prototypes(file)
-    if prototypes.shape != Z.shape:
+    shape = (len(names.labels) + len(names.background), model.embed_dim)
+    if prototypes.shape != shape:
         raise ValueError(
             f"{file} holds prototypes of shape {tuple(prototypes.shape)}; these classes and this"
-            f" model take {tuple(Z.shape)}"
+            f" model take {shape}"
         )
     if tuple(about.get("classes", names.labels)) != names.labels:
         raise ValueError(f"{file} holds prototypes of other classes than {names.name}'s")
     is_text = about.get("kind") == "text"
-    temperature = None if is_text else float(about.get("tau_I", settings.tau_I))
-    return prototypes.to(Z.device), temperature, hashlib.sha256(file.read_bytes()).hexdigest()
+    temperature = None if is_text else float(about.get("tau_I", tau_I))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return UsedPrototypes(prototypes.to(model.device), temperature, digest)

@@ -19,7 +19,7 @@ from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.localization.crf import dense_crf
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["Estimate", "estimate", "seconds_a_photo"]
 
 HEADERS = 32
 # Passes over the pixels that "apgd" takes to its default tolerance.
@@ -96,6 +96,11 @@ def estimate(
         else:
             rows.append(Estimate(stage, len(photos.photos), 0.0, None))
     return rows
+
+
+def seconds_a_photo(model: ClipModel, photos: PhotoSet) -> float:
+    """About how long a photo of the set takes through the encoder, GradCAM and affinity."""
+    return _time_encoder(model, _sample(photos.photos, model.patch_size), photos)
 
 
 def _sample(photos: Sequence[SetPhoto], patch_size: int) -> list[tuple[SetPhoto, tuple[int, int]]]:

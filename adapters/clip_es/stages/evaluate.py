@@ -30,7 +30,7 @@ from vpl_plugin.adapters.clip_es.stage_files import (
 )
 from vpl_plugin.adapters.clip_es.stages.cams import cams_file
 from vpl_plugin.adapters.clip_es.stages.seeds import seeds_file
-from vpl_plugin.adapters.clip_es.stages.settings import PROTOTYPES, TEXT_PROTOTYPES, Settings
+from vpl_plugin.adapters.clip_es.stages.settings import Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
 from vpl_plugin.adapters.prototype_files import load_prototypes
 from vpl_plugin.adapters.worker_pool import run_jobs
@@ -94,11 +94,7 @@ def run_evaluate(
 
 
 def _prototypes(settings: Settings) -> Tensor | None:
-    named = {
-        "text": settings.seeds / TEXT_PROTOTYPES,
-        "vision": settings.learned / PROTOTYPES,
-    }
-    file = named.get(settings.prototypes, Path(settings.prototypes))
+    file = settings.prototypes_file
     return load_prototypes(file)[0] if file.exists() else None
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from vpl_plugin.adapters.clip_es.cams import PhotoCAMs, batch_cams
+from vpl_plugin.adapters.clip_es.cams import CAMStep, PhotoCAMs, batch_cams
 from vpl_plugin.adapters.clip_es.stages.settings import Settings
 from vpl_plugin.adapters.datasets.photo_set import SetPhoto
 from vpl_plugin.clip.model import ClipModel
@@ -104,6 +104,7 @@ def localised_photos(
     temperature: float | None,
     is_done: Callable[[SetPhoto], bool],
     failures: dict[Path, str],
+    cam_step: CAMStep | None = None,
 ) -> Iterator[LocalisedPhoto]:
     """CAMs and features of the photos that are not done, batch by batch.
 
@@ -117,6 +118,7 @@ def localised_photos(
         temperature: of GradCAM's softmax.
         is_done: whether a photo's files are there.
         failures: gets the photos that cannot be read.
+        cam_step: of :func:`batch_cams`.
 
     Yields:
         The photos that are not done, a batch in memory and a few decoded ahead.
@@ -145,6 +147,7 @@ def localised_photos(
                 num_foreground=num_foreground,
                 temperature=temperature,
                 position_dtype=settings.position_dtype,
+                cam_step=cam_step,
             )
             for (item, _, size), (cams, features) in zip(readable, localised, strict=True):
                 if not is_done(item):

@@ -18,7 +18,7 @@ from vpl_plugin.clip.prompts import text_prototypes
 from vpl_plugin.localization.seeds import seed_classes
 from vpl_plugin.run_folder import claim_folder
 
-__all__ = ["run_seeds", "seeds_file"]
+__all__ = ["draw_pixels", "run_seeds", "seeds_file"]
 
 
 def seeds_file(settings: Settings, name: str) -> Path:
@@ -66,7 +66,7 @@ def run_seeds(
     ):
         claimed = seed_classes(item.cams.refined, item.photo.classes, settings.threshold)
         seeds = claimed.cpu().numpy()
-        drawn = _draw(len(seeds), item.photo.name, settings)
+        drawn = draw_pixels(len(seeds), item.photo.name, settings)
         height, width = item.cams.raw.shape[1:]
         path = seeds_file(settings, item.photo.name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,8 +91,8 @@ def _facts(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _draw(pixels: int, name: str, settings: Settings) -> np.ndarray:
-    """Which pixels to keep, ascending; it depends on the photo's name and the seed alone."""
+def draw_pixels(pixels: int, name: str, settings: Settings) -> np.ndarray:
+    """Which of a photo's pixels to keep, ascending; the photo's name and the seed alone decide."""
     kept = settings.pixels_per_photo
     if kept is None or kept >= pixels:
         return np.arange(pixels)

@@ -96,6 +96,14 @@ class Settings:
         return self.output / (self.prototypes if named else f"with_{Path(self.prototypes).stem}")
 
     @property
+    def prototypes_file(self) -> Path:
+        """The prototypes that the CAMs are made from."""
+        if self.prototypes == "text":
+            return self.seeds / TEXT_PROTOTYPES
+        learned = self.prototypes == "vision"
+        return self.learned / PROTOTYPES if learned else Path(self.prototypes)
+
+    @property
     def cams(self) -> Path:
         """Folder of the CAMs."""
         return self.kind / "cams"

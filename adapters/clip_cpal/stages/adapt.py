@@ -1,0 +1,175 @@
+"""Stage ``adapt``: support bank -> context prototypes; then the self-supervised step."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vpl_plugin.adapters.clip_cpal.alignment import align_features
+from vpl_plugin.adapters.clip_cpal.context import Context, write_context
+from vpl_plugin.adapters.clip_cpal.self_supervision import Example, adapt_prototypes
+from vpl_plugin.adapters.clip_cpal.stages.bank import bank_file, read_instances, start_prototypes
+from vpl_plugin.adapters.clip_cpal.stages.settings import CPALSettings
+from vpl_plugin.adapters.clip_cpal.support_bank import SupportBank
+from vpl_plugin.adapters.datasets.photo_set import PhotoSet
+from vpl_plugin.adapters.prototype_files import save_prototypes
+from vpl_plugin.clip.model import ClipModel
+from vpl_plugin.run_folder import claim_folder, settings_of
+
+__all__ = ["Examples", "run_adapt"]
+
+logger = logging.getLogger(__name__)
+
+
+class Examples(Sequence[Example]):
+    """The photos of the self-supervised step, read from disk one at a time.
+
+    Args:
+        files: of the stage ``bank``.
+        context: what their prototype-aware CAMs are made from; examples go to its device.
+        alignment: of the features.
+        top_k: soft positives of an instance.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], context: Context, *, alignment: float, top_k: int
+    ) -> None:
+        self._files, self._context = files, context
+        self._alignment, self._top_k = alignment, top_k
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Example]: ...
+
+    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        stored = read_instances(self._files[index])
+        instances, mean, features = (
+            torch.from_numpy(array).float().to(self._context.mean.device)
+            for array in (stored.instances, stored.photo_mean, stored.features)
+        )
+        classes = tuple(stored.classes.tolist())
+        targets = self._context.maps(
+            features, mean, classes, instances, alignment=self._alignment, top_k=self._top_k
+        )
+        return Example(F.normalize(features, dim=1), mean, classes, targets)
+
+
+def run_adapt(
+    model: ClipModel, photos: PhotoSet, settings: CPALSettings, failures: dict[Path, str]
+) -> None:
+    """Clusters the bank and trains the prototypes, unless both are there.
+
+    Memory holds the bank and one photo; the first process does all of it.
+
+    Args:
+        model: the frozen CLIP model; its device computes.
+        photos: the set.
+        settings: of the run.
+        failures: gets the photos without instance prototypes.
+
+    Raises:
+        FileNotFoundError: there are no instance prototypes at all.
+        ValueError: the folder holds results of other settings, or a file is broken.
+        OSError: a file cannot be written.
+    """
+    made_by = settings_of(settings.bank, "bank")
+    files = []
+    for item in photos.photos:
+        file = bank_file(settings, item.name)
+        if file.exists():
+            files.append(file)
+        else:
+            failures.setdefault(item.photo, f"it has no instance prototypes at {file}")
+    if not files:
+        raise FileNotFoundError(f"{settings.bank} has no instance of any photo of this split")
+    listed = "\n".join(file.relative_to(settings.bank).as_posix() for file in files)
+    facts = {
+        "bank": made_by,
+        "photos": len(files),
+        "photos_sha256": hashlib.sha256(listed.encode()).hexdigest(),
+        "seed": settings.seed,
+        "capacity": settings.capacity,
+        "clusters": settings.clusters,
+        "top_k": settings.top_k,
+        "alignment": settings.alignment,
+        "epochs": settings.epochs,
+        "consistency": settings.consistency,
+    }
+    claim_folder(settings.adapted, facts, alone=settings.shard[1] == 1)
+    if settings.shard[0] or settings.prototypes_file.exists():
+        return
+    used = start_prototypes(model, photos, settings)
+    num_foreground = len(photos.names.labels)
+    context = _context(files, settings, num_foreground)
+    write_context(settings.context_file, context)
+    temperature = used.temperature or 1 / model.logit_scale
+    examples = Examples(
+        files,
+        context.to(used.rows.device),
+        alignment=settings.alignment,
+        top_k=settings.top_k,
+    )
+    made = adapt_prototypes(
+        examples,
+        used.rows,
+        num_foreground=num_foreground,
+        temperature=temperature,
+        weight=settings.consistency,
+        epochs=settings.epochs,
+        seed=settings.seed,
+    )
+    about = {
+        # GradCAM takes the temperature that the prototypes started with.
+        "kind": "text" if used.temperature is None else "vision",
+        "model": model.name,
+        "classes": photos.names.labels,
+        "background": photos.names.background,
+        "tau_I": temperature,
+        **facts,
+        "classification": made.classification,
+        "consistency_loss": made.consistency,
+    }
+    save_prototypes(settings.prototypes_file, made.prototypes.cpu(), about)
+    logger.info(
+        "%d context prototypes of %d photos; classification and L1 loss by epoch: %s",
+        int(context.counts.sum()),
+        len(files),
+        ", ".join(
+            f"{a:.3f} {b:.3f}" for a, b in zip(made.classification, made.consistency, strict=True)
+        )
+        or "no training",
+    )
+
+
+def _context(files: Sequence[Path], settings: CPALSettings, num_classes: int) -> Context:
+    """Two passes over the files: the bank's mean first, as alignment takes it."""
+    total: np.ndarray = np.zeros(1)
+    for file in files:
+        total = total + read_instances(file).photo_mean.astype(np.float64)
+    mean = torch.from_numpy(total / len(files)).float()
+    bank = SupportBank(num_classes, settings.capacity, settings.seed)
+    for file in files:
+        stored = read_instances(file)
+        instances, photo_mean = map(torch.from_numpy, (stored.instances, stored.photo_mean))
+        directions: Tensor = align_features(instances, photo_mean, mean, settings.alignment)
+        # An instance that is its whole photo has no direction about the photo's mean.
+        real = directions.norm(dim=1) > 0.5
+        if real.any():
+            name = file.relative_to(settings.bank).as_posix()
+            bank.add(name, stored.classes[real.numpy()].tolist(), directions[real])
+    return Context.of_bank(bank, mean, num_classes, settings.clusters)

@@ -1,0 +1,235 @@
+"""vpl-clip-cpal on small photographs in VOC's layout: results, determinism, resume, bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vpl_plugin.adapters.clip_cpal import read_context
+from vpl_plugin.adapters.clip_cpal.stages import adapt as adapt_stage
+from vpl_plugin.adapters.clip_cpal.stages import bank as bank_stage
+from vpl_plugin.adapters.clip_es.stage_files import read_cams
+from vpl_plugin.adapters.clip_es.stages import cams as cams_stage
+from vpl_plugin.adapters.prototype_files import load_prototypes
+from vpl_plugin.cli import clip_es
+from vpl_plugin.cli.clip_cpal import main
+from vpl_plugin.cli.demo_photos import demo_photos
+from vpl_plugin.localization import read_mask, write_mask
+
+pytest.importorskip("pydensecrf")
+
+NAMES = ["astronaut", "cat", "coffee", "motorbike", "admiral", "dining_room"]
+OWN = ("bank", "adapt", "cams")
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six photographs of about 100 pixels a side in VOC's layout."""
+    root = tmp_path_factory.mktemp("data") / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    for item in demo_photos():
+        photo = item.photo.reduce(5)
+        photo.save(root / "JPEGImages" / f"{item.name}.jpg")
+        mask = Image.fromarray(item.mask).resize(photo.size, Image.Resampling.NEAREST)
+        write_mask(root / "SegmentationClass" / f"{item.name}.png", np.array(mask))
+    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(NAMES) + "\n")
+    return root
+
+
+def call(stage: str, root: Path, output: Path, *options: str) -> int:
+    fixed = ("--dataset", "voc", "--split", "train", "--labels", "masks", "--device", "cpu")
+    return main([stage, "--root", str(root), "--output", str(output), *fixed, *options])
+
+
+@pytest.fixture(scope="module")
+def whole(voc: Path) -> Path:
+    """The files of an undisturbed run."""
+    output = voc.parent / "whole"
+    assert call("all", voc, output, "--workers", "1") == 0
+    return output
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_all_stages(voc: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cams = read_cams(whole / "vision/cams/cat.npz")
+    assert cams.raw.shape == cams.refined.shape == (1, 4, 6)
+    assert 0 <= float(cams.raw.min()) < float(cams.raw.max()) <= 1
+    context = read_context(whole / "vision/adapted/context.safetensors")
+    assert context.prototypes.shape == (20, 8, 256)
+    # One instance for each class of each of the six photos.
+    instances = sum(
+        len(bank_stage.read_instances(whole / f"vision/bank/{name}.npz").classes) for name in NAMES
+    )
+    assert int(context.counts.sum()) == instances
+    start = load_prototypes(whole / "prototypes/prototypes.safetensors")[0]
+    trained, about = load_prototypes(whole / "vision/adapted/prototypes.safetensors")
+    torch.testing.assert_close(trained.norm(dim=1), torch.ones(45))
+    assert not torch.allclose(trained, start, atol=1e-3)
+    assert about["kind"] == "vision"
+    assert about["tau_I"] == 0.03
+    assert about["consistency_loss"][-1] < about["consistency_loss"][0]
+    assert read_mask(whole / "vision/masks/cat.png").shape == cams.size
+    figures = json.loads((whole / "vision/evaluation.json").read_text())
+    assert figures["photos"] == 6
+    assert 0.2 < figures["refined"]["miou"] < 1
+    assert 0.2 < figures["pseudo_masks"]["labels"] < 1
+
+
+def test_seeds_and_prototypes_are_those_of_clip_es(voc: Path, whole: Path, tmp_path: Path) -> None:
+    fixed = ("--dataset", "voc", "--split", "train", "--labels", "masks", "--device", "cpu")
+    for stage in ("seeds", "learn"):
+        options = ("--root", str(voc), "--output", str(tmp_path), *fixed)
+        assert clip_es.main([stage, *options]) == 0
+    for folder in ("seeds", "prototypes"):
+        assert files(tmp_path / folder) == files(whole / folder)
+
+
+def test_a_second_run_gives_identical_files(voc: Path, whole: Path, tmp_path: Path) -> None:
+    output = Path(shutil.copytree(whole, tmp_path / "out"))
+    shutil.rmtree(output / "vision")
+    for stage in (*OWN, "evaluate"):
+        assert call(stage, voc, output, "--workers", "1") == 0
+    again = files(output / "vision")
+    assert "adapted/prototypes.safetensors" in again
+    assert again == {
+        name: held for name, held in files(whole / "vision").items() if name in again
+    } | {"evaluation.json": again["evaluation.json"]}
+
+
+def test_neither_training_nor_the_map_leaves_clip_es(
+    voc: Path, whole: Path, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(whole, tmp_path / "out"))
+    shutil.rmtree(output / "vision")
+    options = ("--epochs", "0", "--blend", "0")
+    for stage in OWN:
+        assert call(stage, voc, output, *options) == 0
+    ours = read_cams(output / "vision/cams/cat.npz")
+    shutil.rmtree(output / "vision")
+    fixed = ("--dataset", "voc", "--split", "train", "--labels", "masks", "--device", "cpu")
+    assert clip_es.main(["cams", "--root", str(voc), "--output", str(output), *fixed]) == 0
+    theirs = read_cams(output / "vision/cams/cat.npz")
+    torch.testing.assert_close(ours.raw, theirs.raw, rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours.refined, theirs.refined, rtol=0, atol=1e-3)
+
+
+def test_text_prototypes_and_the_context_of_another_run(
+    voc: Path, whole: Path, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(whole, tmp_path / "out"))
+    for stage in (*OWN, "evaluate"):
+        assert call(stage, voc, output, "--prototypes", "text") == 0
+    about = load_prototypes(output / "text/adapted/prototypes.safetensors")[1]
+    assert about["kind"] == "text"
+    before = files(whole / "vision/cams")
+    other = tmp_path / "other"
+    shutil.copytree(whole / "seeds", other / "seeds")
+    assert call("cams", voc, other, "--context", str(whole / "vision/adapted")) == 0
+    assert files(other / "vision/cams") == before
+    assert not (other / "vision/adapted").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "after"),
+    [
+        (bank_stage.np, "savez", 3),
+        (adapt_stage, "save_prototypes", 0),
+        (cams_stage, "write_cams", 3),
+    ],
+    ids=OWN,
+)
+def test_stopped_in_a_stage_a_re_run_ends_with_the_same_files(
+    module: object,
+    name: str,
+    after: int,
+    voc: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = Path(shutil.copytree(whole, tmp_path / "out"))
+    shutil.rmtree(output / "vision")
+    write: Callable[..., None] = getattr(module, name)
+    calls = 0
+
+    def stops(*args: object, **options: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise KeyboardInterrupt
+        write(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, stops)
+        with pytest.raises(KeyboardInterrupt):
+            [call(stage, voc, output) for stage in OWN]
+    for stage in OWN:
+        assert call(stage, voc, output) == 0
+    expected = files(whole / "vision")
+    assert {name: held == expected[name] for name, held in files(output / "vision").items()} == {
+        name: True for name in expected if name.split("/")[0] in OWN or name.startswith("adapted")
+    }
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "message"),
+    [
+        ("cams", (), "run the stage 'adapt' first"),
+        ("adapt", (), "run the stage 'bank' first"),
+        ("bank", (), "run the stage 'learn' first"),
+        ("bank", ("--top-k", "0"), "top_k must be 1 or more"),
+        ("bank", ("--blend", "1.5"), "blend must lie in [0, 1]"),
+        ("bank", ("--epochs", "-1"), "epochs must be 0 or more"),
+        ("cams", ("--context", "nowhere"), "there are no prototypes at nowhere"),
+    ],
+)
+def test_bad_input(
+    stage: str,
+    options: tuple[str, ...],
+    message: str,
+    voc: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(stage, voc, tmp_path / "out", *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_other_settings_and_broken_files_are_named(
+    voc: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = Path(shutil.copytree(whole, tmp_path / "out"))
+    assert call("adapt", voc, output, "--clusters", "2") == 2
+    assert "clusters was 8, is 2" in capsys.readouterr().err
+    assert call("cams", voc, output, "--blend", "0") == 2
+    assert "blend was 0.5, is 0.0" in capsys.readouterr().err
+    shutil.rmtree(output / "vision/adapted")
+    (output / "vision/bank/cat.npz").write_bytes(b"no archive")
+    assert call("adapt", voc, output) == 2
+    assert "cat.npz is broken" in capsys.readouterr().err
+    (output / "vision/bank/cat.npz").unlink()
+    shutil.rmtree(output / "vision/adapted")
+    assert call("adapt", voc, output) == 1
+
+
+def test_dry_run_writes_nothing(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("all", voc, tmp_path / "out", "--dry-run") == 0
+    assert "bank: 6 photos" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
