@@ -62,18 +62,18 @@ def context_prototypes(
     directions = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
     if len(directions) <= clusters:
         return F.normalize(directions, dim=1)
-    parts = list(directions.split(chunk_size))
-    centres = _plus_plus(parts, clusters, torch.Generator().manual_seed(seed))
+    # Lengths, rather than a normalised copy: a vector's nearest centre does not depend on its own.
+    scales = 1 / directions.norm(dim=1)
+    centres = _plus_plus(directions, scales, clusters, seed, chunk_size)
     assigned = None
     for _ in range(iterations):
         sums = torch.zeros_like(centres)
         nearest = []
-        for part in parts:
-            unit = F.normalize(part, dim=1)
-            nearest.append((unit @ centres.T).argmax(dim=1))
+        for part, scale in zip(directions.split(chunk_size), scales.split(chunk_size), strict=True):
+            nearest.append((part @ centres.T).argmax(dim=1))
             # A product with the one-hot matrix sums in one order on every run; index_add_ on CUDA
             # does not.
-            sums += F.one_hot(nearest[-1], clusters).to(unit.dtype).T @ unit
+            sums += (F.one_hot(nearest[-1], clusters) * scale[:, None]).T @ part
         now = torch.cat(nearest)
         if assigned is not None and torch.equal(now, assigned):
             break
@@ -84,21 +84,22 @@ def context_prototypes(
     return centres
 
 
-def _plus_plus(parts: list[Tensor], clusters: int, generator: torch.Generator) -> Tensor:
+def _plus_plus(
+    directions: Tensor, scales: Tensor, clusters: int, seed: int, chunk_size: int
+) -> Tensor:
     """Starts at vectors drawn in proportion to their distance from those drawn before."""
-    count = sum(map(len, parts))
-    distance = torch.ones(count, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    distance = torch.ones(len(directions), dtype=torch.float64)
     chosen: list[Tensor] = []
     for _ in range(clusters):
         # Where all that is left are copies of those drawn, any will do.
         weights = distance if bool((distance > 0).any()) else torch.ones_like(distance)
         cumulated = weights.cumsum(0)
         ticket = torch.rand(1, generator=generator, dtype=torch.float64) * cumulated[-1]
-        drawn = min(int(torch.searchsorted(cumulated, ticket, right=True)), count - 1)
-        part, row = divmod(drawn, len(parts[0]))
-        chosen.append(F.normalize(parts[part][row], dim=0))
+        drawn = min(int(torch.searchsorted(cumulated, ticket, right=True)), len(directions) - 1)
+        chosen.append(directions[drawn] * scales[drawn])
+        cosines = torch.cat([part @ chosen[-1] for part in directions.split(chunk_size)])
+        to_new = (1 - cosines * scales).double().cpu()
         # Rounding must not leave a vector at a distance from itself.
-        to_new = torch.cat([1 - F.normalize(p, dim=1) @ chosen[-1] for p in parts])
-        to_new = to_new.double().cpu().clamp(min=0)
         distance = torch.minimum(distance, to_new.masked_fill(to_new < 1e-6, 0.0))
     return torch.stack(chosen)
