@@ -2,7 +2,7 @@
 
 The paper (Tang et al., "Hunting Attributes: Context Prototype-Aware Learning for Weakly Supervised
 Semantic Segmentation", CVPR 2024, arXiv 2403.07630) published no code; where a number is marked
-"ours", it was chosen on training photographs (docs/cpal.md).
+"ours", it is a plain default or was chosen on training photographs (docs/cpal.md).
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def train_decoder(
             model's D; the crop is not a multiple of the patch size; the batch cannot be shared
             by the ranks; or ``output`` or ``cache`` hold files of other settings.
         MemoryError: the GPU's memory is full; the message says which settings need less.
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: the loss or a weight is not finite; the last checkpoint stays.
     """
     for name, value in (
         ("validate_every", validate_every),
@@ -159,6 +159,7 @@ def train_decoder(
                     decoder.train()
                 ranks.wait()
             if log is not None and (last or done % checkpoint_every == 0):
+                state.check_finite()
                 save_checkpoint(
                     output / DECODER_FILE,
                     decoder,
@@ -276,13 +277,9 @@ def _steps(
         if state.iteration % log_every and state.iteration < settings.iterations:
             yield None
             continue
+        state.check_finite()
         count = (state.iteration - 1) % log_every + 1
         loss, ce, rsc = (state.sums / count).tolist()
-        if not loss < float("inf"):
-            raise FloatingPointError(
-                f"the loss is {loss} at iteration {state.iteration}: lower learning_rate"
-                f" ({settings.learning_rate}) or clip_norm ({settings.clip_norm})"
-            )
         seconds = time.perf_counter() - begun
         photos = (state.iteration - since) * settings.batch_size
         state.sums.zero_()

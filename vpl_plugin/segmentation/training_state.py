@@ -28,9 +28,24 @@ class TrainingState:
             weight_decay=settings.weight_decay,
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
+        self.settings = settings
         self.iteration = 0
         # Loss, cross-entropy and RSC, summed since the last row of the metrics.
         self.sums = torch.zeros(3, device=device)
+
+    def check_finite(self) -> None:
+        """Refuse losses and weights that are not numbers any more; waits for the device.
+
+        Raises:
+            FloatingPointError: the message says which settings to lower.
+        """
+        values = [self.sums, *(value.detach() for value in self.decoder.parameters())]
+        if not torch.stack([value.isfinite().all() for value in values]).all():
+            raise FloatingPointError(
+                f"the loss is {self.sums[0].item()} at iteration {self.iteration}, or a weight is"
+                f" not finite: lower learning_rate ({self.settings.learning_rate}) or clip_norm"
+                f" ({self.settings.clip_norm})"
+            )
 
     def save(self, path: Path) -> None:
         """Write all of it, whole or not at all."""
