@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vpl_plugin.adapters.datasets import PhotoSet
 
-__all__ = ["SPLIT_HELP", "add_data_arguments", "data_source", "split_photos"]
+__all__ = ["SPLIT_HELP", "add_data_arguments", "data_source", "named_photos", "split_photos"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,58 @@ def add_data_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--classes", help='folder: "voc", "coco", or names with commas between')
 
 
+def named_photos(
+    dataset: str,
+    root: Path,
+    *,
+    split: str | None = None,
+    labels: str | None = None,
+    classes: str | None = None,
+    masks: str | None = None,
+    subset: str = "train2014",
+    instances: Path | None = None,
+) -> PhotoSet:
+    """The photos of a data set that options name; an option left out takes its default.
+
+    Args:
+        dataset: "voc", "coco" or "folder".
+        root: its folder.
+        split: VOC: the split; COCO: a label list.
+        labels: VOC: "annotations" or "masks"; folder: a CSV file.
+        classes: folder: "voc", "coco", or names with commas between.
+        masks: folder of the ground truth; None for the data set's own, if it has one.
+        subset: COCO: folder of photos.
+        instances: COCO: instance JSON.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ValueError: it names no photo, not one photo's labels are known, or ``classes`` is missing.
+    """
+    from vpl_plugin.adapters.datasets import coco_photos, folder_photos, voc_photos
+    from vpl_plugin.cli.class_option import class_names
+
+    if dataset == "voc":
+        photos = voc_photos(
+            root,
+            split or "train_aug",
+            labels=labels or "annotations",
+            masks=masks or "SegmentationClassAug",
+        )
+    elif dataset == "coco":
+        photos = coco_photos(
+            root, subset, instances=instances, split=split, masks=masks or "SegmentationClass"
+        )
+    else:
+        if not classes:
+            raise ValueError("--dataset folder takes --classes")
+        photos = folder_photos(root, class_names(classes), labels, masks=masks)
+    if photos.without_labels:
+        logger.info("%d photos show none of the classes and are left out", photos.without_labels)
+    if not photos.photos:
+        raise ValueError(f"{labels or split or root} has no photo whose labels are known")
+    return photos
+
+
 def split_photos(arguments: argparse.Namespace, split: str, masks: str | None) -> PhotoSet:
     """The photos of a split.
 
@@ -48,32 +100,13 @@ def split_photos(arguments: argparse.Namespace, split: str, masks: str | None) -
         FileNotFoundError: there is no such folder or file.
         ValueError: it names no photo, or not one photo's labels are known.
     """
-    from vpl_plugin.adapters.datasets import coco_photos, folder_photos, voc_photos
-    from vpl_plugin.cli.class_option import class_names
-
-    if arguments.dataset == "voc":
-        photos = voc_photos(
-            arguments.root,
-            split,
-            labels=arguments.labels,
-            masks=masks or "SegmentationClassAug",
-        )
-    elif arguments.dataset == "coco":
+    dataset, root = arguments.dataset, arguments.root
+    if dataset == "voc":
+        return named_photos(dataset, root, split=split, labels=arguments.labels, masks=masks)
+    if dataset == "coco":
         subset, _, listed = split.partition(":")
-        photos = coco_photos(
-            arguments.root, subset, split=listed or None, masks=masks or "SegmentationClass"
-        )
-    else:
-        if not arguments.classes:
-            raise ValueError("--dataset folder takes --classes")
-        photos = folder_photos(
-            arguments.root, class_names(arguments.classes), Path(split), masks=masks
-        )
-    if photos.without_labels:
-        logger.info("%d photos show none of the classes and are left out", photos.without_labels)
-    if not photos.photos:
-        raise ValueError(f"{split} has no photo whose labels are known")
-    return photos
+        return named_photos(dataset, root, split=listed or None, subset=subset, masks=masks)
+    return named_photos(dataset, root, labels=split, classes=arguments.classes, masks=masks)
 
 
 def data_source(arguments: argparse.Namespace, split: str) -> dict[str, Any]:

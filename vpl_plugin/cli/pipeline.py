@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vpl_plugin.cli.data_options import named_photos
+
 if TYPE_CHECKING:
     from vpl_plugin.adapters.clip_es.stages import Settings
     from vpl_plugin.adapters.datasets import PhotoSet
@@ -169,12 +171,17 @@ def _run(pipeline: Pipeline, arguments: argparse.Namespace, failures: dict[Path,
     from vpl_plugin.adapters.clip_es.stages import run_evaluate
     from vpl_plugin.cli.ranks import joined_ranks
 
-    photos = _photos(arguments)
+    photos = named_photos(
+        arguments.dataset,
+        arguments.root,
+        split=arguments.split,
+        labels=arguments.labels,
+        classes=arguments.classes,
+        masks=arguments.masks,
+        subset=arguments.subset,
+        instances=arguments.instances,
+    )
     failures.update(photos.failures)
-    if photos.without_labels:
-        logger.info("%d photos show none of the classes and are left out", photos.without_labels)
-    if not photos.photos:
-        raise ValueError("there is no photo whose labels are known")
     if arguments.stage == "panels":
         from vpl_plugin.cli.clip_es_panels import run_panels
 
@@ -224,31 +231,6 @@ def _run_stages(
         ranks.wait()
     ranks.merge(failures)
     logger.info("results are in %s", settings.output.resolve())
-
-
-def _photos(arguments: argparse.Namespace) -> PhotoSet:
-    from vpl_plugin.adapters.datasets import coco_photos, folder_photos, voc_photos
-    from vpl_plugin.cli.class_option import class_names
-
-    if arguments.dataset == "voc":
-        return voc_photos(
-            arguments.root,
-            arguments.split or "train_aug",
-            labels=arguments.labels or "annotations",
-            masks=arguments.masks or "SegmentationClassAug",
-        )
-    if arguments.dataset == "coco":
-        return coco_photos(
-            arguments.root,
-            arguments.subset,
-            instances=arguments.instances,
-            split=arguments.split,
-            masks=arguments.masks or "SegmentationClass",
-        )
-    if not arguments.classes:
-        raise ValueError("--dataset folder takes --classes")
-    names = class_names(arguments.classes)
-    return folder_photos(arguments.root, names, arguments.labels, masks=arguments.masks)
 
 
 def common_settings(arguments: argparse.Namespace, shard: tuple[int, int]) -> dict[str, Any]:

@@ -144,8 +144,8 @@ def refine_cams(
     With S the transition matrix and b the box mask of a map m, the refined map is
     :math:`S^2 (b \odot m)`, min-max normalised. It is computed as :math:`S (S (b \odot m))`, which
     costs :math:`P^2 K` where squaring the matrix costs :math:`P^3`, and in float64: where the
-    attention is nearly uniform the spread map is nearly flat, and min-max would magnify the rounding
-    of float32 to percents.
+    attention is nearly uniform the spread map is nearly flat, and min-max would magnify the
+    rounding of float32 to percents.
 
     Args:
         cams: (K, h, w) of one photo or (B, K, h, w), values in [0, 1]; maps of zeros stay zeros.
