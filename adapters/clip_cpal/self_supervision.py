@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from vpl_plugin.adapters.clip_cpal.constants import (
     CONSISTENCY_WEIGHT,
@@ -139,6 +140,7 @@ def adapt_prototypes(
     learning_rate: float = LEARNING_RATE,
     epochs: int = EPOCHS,
     seed: int = 0,
+    progress: bool = False,
 ) -> Adaptation:
     """Trains prototypes by Adam on the classification loss and the L1 distance of the two CAMs.
 
@@ -151,6 +153,7 @@ def adapt_prototypes(
         learning_rate: of Adam.
         epochs: passes over the photos; 0 leaves the prototypes as they are.
         seed: of the order.
+        progress: show a progress bar.
 
     Returns:
         The trained prototypes, and the losses of each epoch.
@@ -176,18 +179,22 @@ def adapt_prototypes(
     optimiser = torch.optim.Adam([W], lr=learning_rate)
     generator = torch.Generator().manual_seed(seed)
     classification, consistency = [], []
-    for _ in range(epochs):
-        sums = torch.zeros(2, device=W.device)
-        for step in torch.randperm(len(examples), generator=generator).split(PHOTOS_A_STEP):
-            optimiser.zero_grad()
-            for index in step.tolist():
-                terms = _losses(examples[index], W, num_foreground, temperature)
-                ((terms[0] + weight * terms[1]) / len(step)).backward()
-                sums += torch.stack(terms).detach()
-            optimiser.step()
-        means = (sums / len(examples)).tolist()
-        classification.append(means[0])
-        consistency.append(means[1])
+    with tqdm(
+        total=epochs * len(examples), desc="adapt", unit="photo", disable=not progress
+    ) as bar:
+        for _ in range(epochs):
+            sums = torch.zeros(2, device=W.device)
+            for step in torch.randperm(len(examples), generator=generator).split(PHOTOS_A_STEP):
+                optimiser.zero_grad()
+                for index in step.tolist():
+                    terms = _losses(examples[index], W, num_foreground, temperature)
+                    ((terms[0] + weight * terms[1]) / len(step)).backward()
+                    sums += torch.stack(terms).detach()
+                    bar.update()
+                optimiser.step()
+            means = (sums / len(examples)).tolist()
+            classification.append(means[0])
+            consistency.append(means[1])
     return Adaptation(F.normalize(W.detach(), dim=1), classification, consistency)
 
 

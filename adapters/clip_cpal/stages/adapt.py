@@ -132,6 +132,7 @@ def run_adapt(
         weight=settings.consistency,
         epochs=settings.epochs,
         seed=settings.seed,
+        progress=True,
     )
     about = {
         # GradCAM takes the temperature that the prototypes started with.
