@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import overload
 
@@ -19,6 +19,7 @@ from vpl_plugin.adapters.clip_cpal.self_supervision import Example, adapt_protot
 from vpl_plugin.adapters.clip_cpal.stages.bank import bank_file, read_instances, start_prototypes
 from vpl_plugin.adapters.clip_cpal.stages.settings import CPALSettings
 from vpl_plugin.adapters.clip_cpal.support_bank import SupportBank
+from vpl_plugin.adapters.clip_es.stages.inputs import stage_inputs
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet
 from vpl_plugin.adapters.prototype_files import save_prototypes
 from vpl_plugin.clip.model import ClipModel
@@ -88,20 +89,12 @@ def run_adapt(
         OSError: a file cannot be written.
     """
     made_by = settings_of(settings.bank, "bank")
-    files = []
-    for item in photos.photos:
-        file = bank_file(settings, item.name)
-        if file.exists():
-            files.append(file)
-        else:
-            failures.setdefault(item.photo, f"it has no instance prototypes at {file}")
-    if not files:
-        raise FileNotFoundError(f"{settings.bank} has no instance of any photo of this split")
-    listed = "\n".join(file.relative_to(settings.bank).as_posix() for file in files)
+    files, listed = stage_inputs(
+        photos, settings.bank, partial(bank_file, settings), "instance prototypes", failures
+    )
     facts = {
         "bank": made_by,
-        "photos": len(files),
-        "photos_sha256": hashlib.sha256(listed.encode()).hexdigest(),
+        **listed,
         "seed": settings.seed,
         "capacity": settings.capacity,
         "clusters": settings.clusters,

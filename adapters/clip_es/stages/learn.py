@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vpl_plugin.adapters.clip_es.stage_files import read_seeds
+from vpl_plugin.adapters.clip_es.stages.inputs import stage_inputs
 from vpl_plugin.adapters.clip_es.stages.seeds import seeds_file
 from vpl_plugin.adapters.clip_es.stages.settings import PROTOTYPES, TEXT_PROTOTYPES, Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet
@@ -119,20 +120,12 @@ def run_learn(
         OSError: a file cannot be written.
     """
     made_by = settings_of(settings.seeds, "seeds")
-    files = []
-    for item in photos.photos:
-        file = seeds_file(settings, item.name)
-        if file.exists():
-            files.append(file)
-        else:
-            failures.setdefault(item.photo, f"it has no seeds at {file}")
-    if not files:
-        raise FileNotFoundError(f"{settings.seeds} has no seeds of any photo of this split")
-    listed = "\n".join(file.relative_to(settings.seeds).as_posix() for file in files)
+    files, listed = stage_inputs(
+        photos, settings.seeds, partial(seeds_file, settings), "seeds", failures
+    )
     facts = {
         "seeds": made_by,
-        "photos": len(files),
-        "photos_sha256": hashlib.sha256(listed.encode()).hexdigest(),
+        **listed,
         "tau_T": TAU_T,
         "tau_I": settings.tau_I,
         "solver": settings.solver,
