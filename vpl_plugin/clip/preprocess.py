@@ -19,6 +19,7 @@ __all__ = [
     "PixelArray",
     "normalise",
     "open_photo",
+    "photo_size",
     "preprocess",
 ]
 
@@ -26,6 +27,10 @@ PixelArray: TypeAlias = npt.NDArray[np.uint8]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+# EXIF's tag for the orientation, and from which value on height and width swap.
+_ORIENTATION, _TURNED = 0x0112, 5
 
 
 class BrokenPhotoError(ValueError):
@@ -59,6 +64,24 @@ def open_photo(path: str | os.PathLike[str]) -> Image.Image:
     # Pillow's decoders raise SyntaxError and others for damaged headers.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise BrokenPhotoError(f"cannot read the photo {path}: {error}") from error
+
+
+def photo_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width of a photo as :func:`open_photo` gives it, from its header alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        BrokenPhotoError: it is no photo; the message names it.
+    """
+    try:
+        with Image.open(path) as photo:
+            width, height = photo.size
+            turned = photo.getexif().get(_ORIENTATION, 1) >= _TURNED
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise BrokenPhotoError(f"cannot read the photo {path}: {error}") from error
+    return (width, height) if turned else (height, width)
 
 
 def preprocess(

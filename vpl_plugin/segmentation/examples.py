@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from vpl_plugin.clip.preprocess import photo_size
 from vpl_plugin.localization.mask_files import read_mask
 from vpl_plugin.segmentation.augmentation import IGNORED
 
@@ -19,7 +19,6 @@ __all__ = ["Example", "check_examples", "list_examples"]
 _SHOWN = 10
 # Decoding PNG files releases the interpreter's lock.
 _THREADS = 8
-_EXIF_ORIENTATION, _TURNED = 0x0112, {5, 6, 7, 8}
 
 
 class Example(NamedTuple):
@@ -136,7 +135,7 @@ def _inspect(example: Example, num_foreground: int) -> tuple[int, ...] | str:
     """The labels in a pseudo-mask, or what is wrong with it."""
     try:
         mask = read_mask(example.mask)
-        size = _photo_size(example.photo)
+        size = photo_size(example.photo)
     except ValueError as error:
         return str(error)
     if mask.shape != size:
@@ -150,17 +149,6 @@ def _inspect(example: Example, num_foreground: int) -> tuple[int, ...] | str:
             f" {num_foreground}, or are {IGNORED} (unknown)"
         )
     return tuple(label for label in labels if label != IGNORED)
-
-
-def _photo_size(path: Path) -> tuple[int, int]:
-    """Height and width of a photo the right way up, from its header."""
-    try:
-        with Image.open(path) as photo:
-            width, height = photo.size
-            turned = photo.getexif().get(_EXIF_ORIENTATION) in _TURNED
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"cannot read the photo {path}: {error}") from error
-    return (width, height) if turned else (height, width)
 
 
 def _refuse(error: type[Exception], what: str, offenders: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from vpl_plugin.adapters.clip_es.stages.seeds import seeds_file
 from vpl_plugin.adapters.clip_es.stages.settings import PROTOTYPES, Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
 from vpl_plugin.clip.model import ClipModel
+from vpl_plugin.clip.preprocess import BrokenPhotoError
 from vpl_plugin.localization.crf import dense_crf
 
 __all__ = ["Estimate", "estimate", "seconds_a_photo"]
@@ -109,7 +110,7 @@ def _sample(photos: Sequence[SetPhoto], patch_size: int) -> list[tuple[SetPhoto,
     for item in photos[:: max(1, len(photos) // HEADERS)]:
         try:
             found.append((item, photo_grid(item.photo, patch_size)))
-        except OSError:
+        except (OSError, BrokenPhotoError):
             continue
     return found
 

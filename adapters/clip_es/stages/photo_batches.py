@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -17,14 +16,12 @@ from vpl_plugin.adapters.clip_es.cams import CAMStep, PhotoCAMs, batch_cams
 from vpl_plugin.adapters.clip_es.stages.settings import Settings
 from vpl_plugin.adapters.datasets.photo_set import SetPhoto
 from vpl_plugin.clip.model import ClipModel
-from vpl_plugin.clip.preprocess import open_photo
+from vpl_plugin.clip.preprocess import BrokenPhotoError, open_photo, photo_size
 
 __all__ = ["LocalisedPhoto", "localised_photos", "photo_grid", "plan_batches"]
 
 # Attention maps grow with the square of the patches: a batch holds at most so many entries a block.
 MOST_ATTENTION = 8 * 1024 * 1024
-# EXIF's tag for the orientation, and from which value on height and width swap.
-ORIENTATION, SWAPPED = 0x0112, 5
 
 
 class LocalisedPhoto(NamedTuple):
@@ -47,16 +44,10 @@ def photo_grid(path: Path, patch_size: int) -> tuple[int, int]:
     """Rows and columns of a photo's patches, from its header alone.
 
     Raises:
-        OSError: the file is missing or no photo.
+        FileNotFoundError: there is no such file.
+        BrokenPhotoError: it is no photo.
     """
-    try:
-        with Image.open(path) as photo:
-            width, height = photo.size
-            if photo.getexif().get(ORIENTATION, 1) >= SWAPPED:
-                width, height = height, width
-    # Pillow raises SyntaxError and others for damaged headers.
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"cannot read the photo {path}: {error}") from error
+    height, width = photo_size(path)
     return -(-height // patch_size), -(-width // patch_size)
 
 
@@ -81,7 +72,7 @@ def plan_batches(
     for number, item in enumerate(tqdm(photos, desc="headers", unit="photo", leave=False)):
         try:
             grid = photo_grid(item.photo, patch_size)
-        except OSError as error:
+        except (OSError, BrokenPhotoError) as error:
             failures[item.photo] = str(error)
             continue
         by_grid.setdefault(grid, []).append((number, item))
