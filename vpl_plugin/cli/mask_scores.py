@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vpl_plugin.localization.evaluation import SegmentationMeter, SegmentationScores
-from vpl_plugin.localization.mask_files import read_mask
-from vpl_plugin.segmentation.augmentation import IGNORED
+from vpl_plugin.localization.mask_files import IGNORE_INDEX, read_mask
 
 __all__ = ["as_json", "score_masks"]
 
@@ -26,14 +25,14 @@ def score_masks(
     Returns:
         What :func:`as_json` gives, and the number of photos; None where not one counts.
     """
-    meter = SegmentationMeter(len(classes) + 1, ignore_index=IGNORED)
+    meter = SegmentationMeter(len(classes) + 1, ignore_index=IGNORE_INDEX)
     photos = 0
     for predicted, truth in pairs:
         try:
             labels, mask = read_mask(predicted), read_mask(truth)
             if labels.shape != mask.shape:
                 raise ValueError(f"it is of size {mask.shape}, the photo of {labels.shape}")
-            wrong = mask[(mask > len(classes)) & (mask != IGNORED)]
+            wrong = mask[(mask > len(classes)) & (mask != IGNORE_INDEX)]
             if wrong.size:
                 raise ValueError(f"it has the label {wrong[0]}, which no class has")
         except FileNotFoundError as error:

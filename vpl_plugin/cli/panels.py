@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.core.prototypes import PrototypeFit
-from vpl_plugin.localization.mask_files import voc_palette
+from vpl_plugin.localization.mask_files import IGNORE_INDEX, voc_palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PanelRow", "save_curves", "save_panel"]
 
-IGNORE_INDEX = 255
 # Ignored pixels are shown in grey, which no VOC label has at its full saturation.
 IGNORED_COLOUR = (200, 200, 200)
 

@@ -13,7 +13,7 @@ from vpl_plugin.cli.ranks import joined_ranks
 from vpl_plugin.cli.training_options import add_training_arguments, training_settings
 from vpl_plugin.clip import load_clip, open_photo
 from vpl_plugin.localization import SegmentationMeter, read_mask
-from vpl_plugin.segmentation.augmentation import IGNORED
+from vpl_plugin.localization.mask_files import IGNORE_INDEX
 from vpl_plugin.segmentation.checkpoints import Segmenter
 from vpl_plugin.segmentation.examples import Example, check_examples, list_examples
 from vpl_plugin.segmentation.inference import most_likely, photo_views
@@ -133,7 +133,7 @@ def _validation(examples: Sequence[Example]) -> Callable[[Segmenter], Mapping[st
 
     def validate(segmenter: Segmenter) -> dict[str, float]:
         meter = SegmentationMeter(
-            len(segmenter.classes) + 1, ignore_index=IGNORED, sum_over_ranks=False
+            len(segmenter.classes) + 1, ignore_index=IGNORE_INDEX, sum_over_ranks=False
         )
         for example in examples:
             views = photo_views(segmenter, open_photo(example.photo))

@@ -10,8 +10,9 @@ from PIL import Image, UnidentifiedImageError
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.localization.checks import check_mask
 
-__all__ = ["present_classes", "read_mask", "voc_palette", "write_mask"]
+__all__ = ["IGNORE_INDEX", "present_classes", "read_mask", "voc_palette", "write_mask"]
 
+# The label of a pixel whose class is unknown, or not to be counted.
 IGNORE_INDEX = 255
 
 

@@ -9,11 +9,9 @@ import numpy as np
 from PIL import Image
 
 from vpl_plugin.core.checks import check_count
+from vpl_plugin.localization.mask_files import IGNORE_INDEX
 
-__all__ = ["IGNORED", "PADDING", "Window", "augment", "crop_mask", "random_window"]
-
-IGNORED = 255
-"""What a mask holds where nothing is known, beside the photo for one."""
+__all__ = ["PADDING", "Window", "augment", "crop_mask", "random_window"]
 
 # CLIP's mean colour, which normalisation takes to 0.
 PADDING = (123, 117, 104)
@@ -112,7 +110,7 @@ def crop_mask(
         Image.Resampling.NEAREST,
         box=_box(rows, columns, scaled, mask.shape),
     )
-    labels = np.full(crop, IGNORED, np.uint8)
+    labels = np.full(crop, IGNORE_INDEX, np.uint8)
     _inner(labels, rows, columns)[:] = np.asarray(region)
     return labels
 

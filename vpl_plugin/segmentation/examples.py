@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vpl_plugin.clip.preprocess import photo_size
-from vpl_plugin.localization.mask_files import read_mask
-from vpl_plugin.segmentation.augmentation import IGNORED
+from vpl_plugin.localization.mask_files import IGNORE_INDEX, read_mask
 
 __all__ = ["Example", "check_examples", "list_examples"]
 
@@ -142,13 +141,13 @@ def _inspect(example: Example, num_foreground: int) -> tuple[int, ...] | str:
         shown = " x ".join(map(str, mask.shape))
         return f"{example.mask} is {shown} and its photo {size[0]} x {size[1]} (height x width)"
     labels = np.bincount(mask.ravel(), minlength=256).nonzero()[0].tolist()
-    beyond = [label for label in labels if num_foreground < label != IGNORED]
+    beyond = [label for label in labels if num_foreground < label != IGNORE_INDEX]
     if beyond:
         return (
             f"{example.mask} holds the label {beyond[0]}, and labels go from 0 (background) to"
-            f" {num_foreground}, or are {IGNORED} (unknown)"
+            f" {num_foreground}, or are {IGNORE_INDEX} (unknown)"
         )
-    return tuple(label for label in labels if label != IGNORED)
+    return tuple(label for label in labels if label != IGNORE_INDEX)
 
 
 def _refuse(error: type[Exception], what: str, offenders: Iterable[str]) -> None:

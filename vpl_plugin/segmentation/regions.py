@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vpl_plugin.clip.preprocess import PixelArray
 from vpl_plugin.core.masked_pooling import masked_average_pooling
-from vpl_plugin.segmentation.augmentation import IGNORED
+from vpl_plugin.localization.mask_files import IGNORE_INDEX
 from vpl_plugin.segmentation.checkpoints import Segmenter
 
 __all__ = ["region_embeddings"]
@@ -38,11 +38,11 @@ def region_embeddings(
     size = (photo.height, photo.width) if isinstance(photo, Image.Image) else photo.shape[:2]
     if mask.shape != tuple(size):
         raise ValueError(f"mask must be of the photo's size {tuple(size)}; got {mask.shape}")
-    found = np.bincount(mask.ravel(), minlength=IGNORED + 1).nonzero()[0]
-    labels = torch.from_numpy(found[(found != 0) & (found != IGNORED)])
+    found = np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1).nonzero()[0]
+    labels = torch.from_numpy(found[(found != 0) & (found != IGNORE_INDEX)])
     if len(labels) and labels.max() > len(segmenter.classes):
         raise ValueError(
-            f"mask must hold labels up to {len(segmenter.classes)}, or {IGNORED}; got"
+            f"mask must hold labels up to {len(segmenter.classes)}, or {IGNORE_INDEX}; got"
             f" {int(labels.max())}"
         )
     embeddings = segmenter.output(segmenter.model.preprocess(photo)[None]).embeddings

@@ -20,8 +20,9 @@ from vpl_plugin.clip import ClipModel
 from vpl_plugin.clip.checks import check_blocks
 from vpl_plugin.core.checks import check_count
 from vpl_plugin.core.vpl_loss import VPLLossTerms, vpl_loss
+from vpl_plugin.localization.mask_files import IGNORE_INDEX
 from vpl_plugin.run_folder import claim_folder
-from vpl_plugin.segmentation.augmentation import IGNORED, check_scales
+from vpl_plugin.segmentation.augmentation import check_scales
 from vpl_plugin.segmentation.checkpoints import Segmenter, load_segmenter, save_checkpoint
 from vpl_plugin.segmentation.data_parallel import (
     Ranks,
@@ -214,7 +215,7 @@ def decoder_loss(
         lambda_rsc=settings.lambda_rsc,
         tau=settings.tau,
         activation=settings.activation,
-        ignore_index=IGNORED,
+        ignore_index=IGNORE_INDEX,
     )
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vpl_plugin.adapters.clip_es.scores import (
-    IGNORE_INDEX,
     RAW_POWERS,
     REFINED_POWERS,
     SeedMeter,
@@ -36,7 +35,7 @@ from vpl_plugin.adapters.prototype_files import load_prototypes
 from vpl_plugin.adapters.worker_pool import run_jobs
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.localization.evaluation import SegmentationMeter, segmentation_scores
-from vpl_plugin.localization.mask_files import read_mask
+from vpl_plugin.localization.mask_files import IGNORE_INDEX, read_mask
 from vpl_plugin.run_folder import settings_of
 
 __all__ = ["run_evaluate"]

@@ -16,13 +16,11 @@ from vpl_plugin.adapters.datasets.photo_set import PhotoSet
 from vpl_plugin.adapters.worker_pool import run_jobs
 from vpl_plugin.clip.preprocess import open_photo
 from vpl_plugin.localization.crf import clip_es_photo, dense_crf
-from vpl_plugin.localization.mask_files import write_mask
+from vpl_plugin.localization.mask_files import IGNORE_INDEX, write_mask
 from vpl_plugin.localization.seeds import background_score, resize_cams
 from vpl_plugin.run_folder import claim_folder, settings_of
 
 __all__ = ["MaskJob", "make_mask", "run_masks"]
-
-IGNORE_INDEX = 255
 
 
 class MaskJob(NamedTuple):
