@@ -40,6 +40,15 @@ def test_cosine_gap_is_the_loop_over_counted_pixels(seed: int) -> None:
     assert float(cosine_gap(features, prototypes, assignments)) == pytest.approx(expected)
 
 
+def test_assignments_of_a_narrow_dtype_are_the_classes_they_name() -> None:
+    features, _, _ = clouds(0)
+    prototypes = torch.randn(300, 6, generator=torch.Generator().manual_seed(0)).double()
+    assignments = torch.arange(40) * 4 + 80
+    # 1004 is 236 in uint8, one of these classes.
+    narrow = cosine_gap(features, prototypes, assignments.to(torch.uint8), ignore_index=1004)
+    assert narrow == cosine_gap(features, prototypes, assignments, ignore_index=1004)
+
+
 def test_centroid_gap_is_the_distance_of_the_means_of_unit_rows() -> None:
     features, prototypes, _ = clouds(0)
     x = [sum(c) / 40 for c in zip(*unit_rows(features).tolist(), strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -248,6 +249,59 @@ def test_gradients_do_not_flow_and_inputs_stay_as_they_were() -> None:
     assert torch.equal(text.detach(), before[1])
 
 
+@pytest.mark.parametrize(
+    ("dtype", "ignore_index"), [(torch.uint8, 1004), (torch.int16, -1), (torch.int32, 1004)]
+)
+def test_targets_of_narrow_dtypes_are_the_classes_they_name(
+    dtype: torch.dtype, ignore_index: int
+) -> None:
+    # 1004 is 236 in uint8, and 300 classes are 44.
+    features, _, _ = clustered(pixels=60)
+    text = torch.randn(300, 12, generator=torch.Generator().manual_seed(0)).double()
+    labels = torch.arange(60) * 2 + 120
+    options = {"ignore_index": ignore_index, "iterations": 5}
+    torch.testing.assert_close(
+        learn_vision_prototypes(features, text, targets=labels.to(dtype), **options),
+        learn_vision_prototypes(features, text, targets=labels, **options),
+    )
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    features, text, labels = clustered()
+    torch.testing.assert_close(
+        learn_vision_prototypes(
+            features,
+            text,
+            np.float32(0.5),
+            targets=labels,
+            threshold=np.float32(0.25),
+            iterations=np.int64(5),
+        ),
+        learn_vision_prototypes(features, text, 0.5, targets=labels, threshold=0.25, iterations=5),
+    )
+
+
+@pytest.mark.parametrize("extreme", [{"tau_I": 1e-40}, {"tau_T": 1e-40}])
+def test_prototypes_that_are_not_finite_are_never_returned(extreme: dict) -> None:
+    features, text, _ = clustered()
+    with pytest.raises(FloatingPointError, match="too extreme for float32"):
+        learn_vision_prototypes(features.float(), text.float(), iterations=3, **extreme)
+
+
+def test_a_source_that_can_be_read_only_once_is_told_from_a_stream() -> None:
+    features, text, _ = clustered()
+
+    class OneShot:
+        def __init__(self) -> None:
+            self.chunks = iter([features])
+
+        def __iter__(self):
+            return self.chunks
+
+    with pytest.raises(ValueError, match="features yields no chunk when it is read again"):
+        learn_vision_prototypes(OneShot(), text)
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("solver", SOLVER_NAMES)
@@ -280,6 +334,7 @@ NAN_ROW[4, 1] = torch.nan
         ({"features": [X, X[:, :5]]}, r"features \(chunk 1\) and text_protos.*D = 5 and D = 12"),
         ({"features": X[:, :7]}, "same number of columns D; got D = 7 and D = 12"),
         ({"features": ZERO_ROW}, "non-zero norm.*row 3 is all zeros"),
+        ({"features": X * 1e-15}, "non-zero norm.*row 0 has the norm 1e-15"),
         ({"features": NAN_ROW, "chunk_size": 3}, "finite; row 4 holds NaN"),
         ({"features": torch.zeros(20, 12, device="meta")}, "one device; got meta and cpu"),
         ({"text_protos": Z[:1]}, r"text_protos has 1 row\(s\); it takes at least 2"),
@@ -300,6 +355,8 @@ NAN_ROW[4, 1] = torch.nan
         ({"solver": "sgd"}, "unknown solver 'sgd'; these exist: 'apgd', 'pgd', 'pgd_halving'"),
         ({"constraint": "cube"}, "unknown constraint 'cube'; these exist: 'sphere', 'ball'"),
         ({"regularization": "x"}, "unknown regularization 'x'; these exist: 'instance', 'class'"),
+        ({"ignore_index": None}, "ignore_index must be a whole number; got None"),
+        ({"targets": LABELS.where(LABELS > 0, -1).to(torch.int8)}, "targets must be .* is -1"),
         ({"ignore_index": 2}, "ignore_index 2 is one of the 5 classes"),
         ({"targets": LABELS[:7]}, r"targets must be integer class indices of shape \(20,\)"),
         ({"targets": LABELS.bool()}, "targets must be integer class indices"),

@@ -217,6 +217,9 @@ def test_ignored_pixels_have_no_bound() -> None:
     alone = distribution_bound(features[kept], prototypes, assignments[kept])
     torch.testing.assert_close(result.bound[kept], alone.bound)
     torch.testing.assert_close(result.measured[kept], alone.measured)
+    # 255 is -1 in int8.
+    with pytest.raises(ValueError, match="row 1 is -1"):
+        distribution_bound(features, prototypes, torch.where(kept, assignments, -1).to(torch.int8))
 
 
 def test_bad_input_is_named() -> None:

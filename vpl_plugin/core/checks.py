@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
+
+# Rows of a smaller norm count as zero, and cannot be put on the unit sphere.
+LEAST_NORM = 1e-12
 
 
 def describe(value: object) -> str:
@@ -42,20 +46,21 @@ def check_matrix(name: str, value: object, *, min_rows: int = 1) -> Tensor:
 
 
 def check_rows(name: str, value: Tensor, first_row: int = 0) -> None:
-    """Every row finite and of non-zero norm (one host-device sync).
+    """Every row finite and of a norm that can be scaled to 1 (one host-device sync).
 
     ``first_row`` is the number of the first row where ``value`` is a part of a larger tensor.
     """
     norms = torch.linalg.vector_norm(value, dim=1, dtype=_norm_dtype(value))
     finite = torch.isfinite(norms)
-    if not bool((finite & (norms > 0)).all()):
+    if not bool((finite & (norms >= LEAST_NORM)).all()):
         if not bool(finite.all()):
             row = first_row + int((~finite).nonzero()[0])
             raise ValueError(f"{name} must be finite; row {row} holds NaN or infinity")
-        row = first_row + int((norms == 0).nonzero()[0])
+        row = int((norms < LEAST_NORM).nonzero()[0])
+        norm = float(norms[row])
         raise ValueError(
             f"{name} must have rows of non-zero norm, as they are put on the unit sphere;"
-            f" row {row} is all zeros"
+            f" row {first_row + row} {f'has the norm {norm:.4g}' if norm else 'is all zeros'}"
         )
 
 
@@ -83,25 +88,25 @@ def check_same_device(name: str, value: Tensor, other_name: str, other: Tensor) 
 
 def check_positive(name: str, value: float) -> None:
     """A finite number above zero."""
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+    if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be a finite number above 0; got {value!r}")
 
 
 def check_not_negative(name: str, value: float) -> None:
     """A finite number of zero or more."""
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+    if not (isinstance(value, Real) and math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be a finite number, 0 or more; got {value!r}")
 
 
 def check_count(name: str, value: int) -> None:
     """A whole number of at least one."""
-    if not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+    if not (isinstance(value, Integral) and not isinstance(value, bool) and value >= 1):
         raise ValueError(f"{name} must be a whole number, 1 or more; got {value!r}")
 
 
 def check_fraction(name: str, value: float) -> None:
     """A number in [0, 1]."""
-    if not (isinstance(value, (int, float)) and 0 <= value <= 1):
+    if not (isinstance(value, Real) and 0 <= value <= 1):
         raise ValueError(f"{name} must lie in [0, 1]; got {value!r}")
 
 
@@ -168,7 +173,9 @@ def is_integer(value: Tensor) -> bool:
 
 
 def check_ignore_index(ignore_index: int, classes: int) -> None:
-    """An index that no class has."""
+    """A whole number that is no class's index."""
+    if not isinstance(ignore_index, Integral):
+        raise ValueError(f"ignore_index must be a whole number; got {ignore_index!r}")
     if 0 <= ignore_index < classes:
         raise ValueError(
             f"ignore_index {ignore_index} is one of the {classes} classes;"
@@ -206,6 +213,8 @@ def check_targets(
                 f" and sum {float(sums[row]):.4g}"
             )
         return
+    # In a narrow dtype a comparison would wrap the number: uint8 232 == 1000 is true.
+    targets = targets.long()
     known = ((targets >= 0) & (targets < classes)) | (targets == ignore_index)
     if not bool(known.all()):
         row = int((~known).nonzero()[0])

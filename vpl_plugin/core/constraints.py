@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from vpl_plugin.core.checks import LEAST_NORM
+
 __all__ = ["CONSTRAINTS", "Ball", "Constraint", "Sphere", "unit_rows"]
 
 # Directions of the features with less than this share of the largest variance count as having it,
@@ -27,7 +29,7 @@ def unit_rows(matrix: Tensor) -> Tensor:
         >>> unit_rows(torch.tensor([[3.0, 4.0]]))
         tensor([[0.6000, 0.8000]])
     """
-    return torch.nn.functional.normalize(matrix, dim=1)
+    return torch.nn.functional.normalize(matrix, dim=1, eps=LEAST_NORM)
 
 
 class Constraint(Protocol):

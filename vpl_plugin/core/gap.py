@@ -75,13 +75,16 @@ def cosine_gap(
     W = unit_rows(prototypes.to(dtype))
     total = torch.zeros((), dtype=torch.float64, device=features.device)
     chunks = zip(features.split(chunk_size), assignments.split(chunk_size), strict=True)
+    pixels = torch.zeros((), dtype=torch.int64, device=features.device)
     for x, classes in chunks:
-        counts = classes != ignore_index
+        indices = classes.long()
+        counts = indices != ignore_index
         # An ignored pixel may stand at any class here: its cosine is dropped.
-        anchors = W[classes.masked_fill(~counts, 0).long()]
+        anchors = W[indices.masked_fill(~counts, 0)]
         cosines = (unit_rows(x.to(dtype)) * anchors).sum(dim=1)
         total += cosines.masked_fill(~counts, 0).sum(dtype=torch.float64)
-    return 1 - total / (assignments != ignore_index).sum()
+        pixels += counts.sum()
+    return 1 - total / pixels
 
 
 @torch.no_grad()

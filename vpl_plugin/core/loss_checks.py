@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -114,13 +115,13 @@ def check_assignments(
     check_ignore_index(ignore_index, classes)
     check_same_device("assignments", assignments, "features", features)
     check_targets("assignments", assignments, classes, ignore_index)
-    if bool((assignments == ignore_index).all()):
+    if bool((assignments.long() == ignore_index).all()):
         raise ValueError(f"assignments are all the ignore_index {ignore_index}: no pixel counts")
 
 
 def check_finite(name: str, value: float) -> None:
     """A finite number of either sign."""
-    if not (isinstance(value, (int, float)) and math.isfinite(value)):
+    if not (isinstance(value, Real) and math.isfinite(value)):
         raise ValueError(f"{name} must be a finite number; got {value!r}")
 
 

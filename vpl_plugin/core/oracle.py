@@ -104,7 +104,8 @@ class TargetMoments:
         if given.is_floating_point():
             return given.to(x.dtype)
         # An ignored row may stand at any class here: its weight is zero.
-        indices = torch.where(given == ignore_index, 0, given).long()
+        indices = given.long()
+        indices = indices.masked_fill(indices == ignore_index, 0)
         return torch.nn.functional.one_hot(indices, len(text_prototypes)).to(x.dtype)
 
 
@@ -112,7 +113,8 @@ def _weights(chunk: PixelChunk, dtype: torch.dtype, ignore_index: int) -> Tensor
     """The weight of each row, zero where it is ignored; None where all weigh one."""
     weights = None if chunk.weights is None else chunk.weights.to(dtype)
     if chunk.targets is not None and not chunk.targets.is_floating_point():
-        kept = (chunk.targets != ignore_index).to(dtype)
+        # As int64: in a narrow dtype the comparison would wrap the ignore_index.
+        kept = (chunk.targets.long() != ignore_index).to(dtype)
         weights = kept if weights is None else weights * kept
     return weights
 

@@ -148,7 +148,7 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
         lr: alpha of Eq. 11; for "apgd" the first step tried.
         iterations: T_w, the most iterations.
         tolerance: stops where the norm of the projected gradient is at or under it; 0 never stops,
-            and then "pgd" and "pgd_halving" never wait for the device.
+            and then no iteration of "pgd" and "pgd_halving" waits for the device.
         chunk_size: pixels taken at a time; None: 4,096 on a CPU, where such a chunk stays in the
             cache, and 65,536 elsewhere. The result does not depend on it beyond rounding.
         regularization: "instance" (Eq. 7; each pixel is an anchor) or "class" (each pixel's
@@ -166,6 +166,7 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
         TypeError: features or text_protos are not floating-point tensors.
         ValueError: any other input that does not fit; the message names it, says what it got and
             what it takes. Everything is checked before any work is done.
+        FloatingPointError: a temperature or ``lr`` so extreme that W is not finite.
 
     Example:
         >>> from vpl_plugin import learn_vision_prototypes
@@ -220,6 +221,11 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
         W, reason = SOLVERS[solver](
             oracle, Z, geometry, lr=lr, iterations=iterations, observe=trace
         )
+        if not bool(W.isfinite().all()):
+            raise FloatingPointError(
+                f"the prototypes are not finite: tau_I = {tau_I}, tau_T = {tau_T} or lr = {lr} is"
+                f" too extreme for {str(W.dtype).removeprefix('torch.')}"
+            )
         if not full_output:
             return W.to(text_protos.dtype)
         passes = oracle.passes
@@ -260,8 +266,13 @@ def _pixels(
 
 
 def _compute_dtype(pixels: Pixels, text_protos: Tensor) -> torch.dtype:
-    first = next(iter(pixels)).features
-    double = torch.float64 in (first.dtype, text_protos.dtype)
+    first = next(iter(pixels), None)
+    if first is None:
+        raise ValueError(
+            "features yields no chunk when it is read again, and each pass reads it anew: give a"
+            " list, a generator, or an object whose __iter__ starts anew"
+        )
+    double = torch.float64 in (first.features.dtype, text_protos.dtype)
     return torch.float64 if double else torch.float32
 
 

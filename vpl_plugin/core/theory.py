@@ -281,8 +281,9 @@ def distribution_bound(
         chunks = zip(features.split(chunk_size), assignments.split(chunk_size), strict=True)
         for chunk, classes in chunks:
             x = unit_rows(chunk.to(dtype))
-            ignored = classes == ignore_index
-            m = classes.masked_fill(ignored, 0).long()
+            indices = classes.long()
+            ignored = indices == ignore_index
+            m = indices.masked_fill(ignored, 0)
             distance = torch.linalg.vector_norm(x - W[m], dim=1)
             log_ratio = (x @ W.T / tau).log_softmax(dim=1) - log_anchors[m]
             bounds.append((2 / tau * norm_bound * distance).masked_fill(ignored, torch.nan))
