@@ -6,27 +6,33 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from vpl_plugin.cli import ablate
 from vpl_plugin.cli.ablation_tables import TABLES, Setting
 from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.cli.main import main
+from vpl_plugin.clip import load_clip
 from vpl_plugin.localization import write_mask
 
 
 @pytest.fixture
 def voc(tmp_path: Path) -> Path:
-    for folder in ("JPEGImages", "SegmentationClass"):
-        (tmp_path / folder).mkdir()
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (tmp_path / folder).mkdir(parents=True)
     for item in demo_photos()[:4]:
         item.photo.reduce(4).save(tmp_path / "JPEGImages" / f"{item.name}.jpg")
         rows, columns = (-(-side // 4) for side in item.mask.shape)
         mask = item.mask[::4, ::4][:rows, :columns].copy()
         write_mask(tmp_path / "SegmentationClass" / f"{item.name}.png", mask)
     names = [item.name for item in demo_photos()[:4]]
-    (tmp_path / "train.txt").write_text("\n".join(names[:3]))
-    (tmp_path / "val.txt").write_text(names[3])
+    split(tmp_path, "train").write_text("\n".join(names[:3]))
+    split(tmp_path, "val").write_text(names[3])
     return tmp_path
+
+
+def split(voc: Path, name: str) -> Path:
+    return voc / "ImageSets" / "Segmentation" / f"{name}.txt"
 
 
 def run(voc: Path, *options: str) -> int:
@@ -72,17 +78,30 @@ def test_a_broken_photo_is_left_out_and_reported(
 ) -> None:
     photo = sorted((voc / "JPEGImages").glob("*.jpg"))[0]
     photo.write_bytes(photo.read_bytes()[:500])
-    (voc / "train.txt").write_text("\n".join(path.stem for path in voc.glob("JPEGImages/*.jpg")))
+    names = [path.stem for path in voc.glob("JPEGImages/*.jpg")]
+    split(voc, "train").write_text("\n".join(names))
     assert run(voc, "--tables", "seeds") == 1
     assert f"left out: {photo}: cannot read the photo" in caplog.text
     assert "| - |" not in (voc / "out/tables.md").read_text()
+    # Once more, with nothing left to do: it is still missing from the tables.
+    caplog.clear()
+    assert run(voc, "--tables", "seeds") == 1
+    assert f"left out: {photo}: cannot read the photo" in caplog.text
 
 
 def test_results_of_another_run_are_not_mixed(
-    voc: Path, capsys: pytest.CaptureFixture[str]
+    voc: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(voc, "--tables", "seeds") == 0
-    (voc / "val.txt").write_text((voc / "train.txt").read_text())
+    capsys.readouterr()
+    weights = load_clip("mini", device="cpu")
+    with torch.no_grad():
+        weights.module.visual.proj.add_(0.01)
+    monkeypatch.setattr(ablate, "load_clip", lambda *_, **__: weights)
+    assert run(voc, "--tables", "seeds") == 2
+    assert "holds results of another run" in capsys.readouterr().err
+    monkeypatch.undo()
+    split(voc, "val").write_text(split(voc, "train").read_text())
     assert run(voc, "--tables", "seeds") == 2
     assert "holds results of another run" in capsys.readouterr().err
 

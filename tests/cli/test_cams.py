@@ -6,13 +6,18 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from vpl_plugin.cli import cams
 from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.cli.main import main
+from vpl_plugin.cli.overlay import save_overlay
+from vpl_plugin.cli.panels import PanelRow, save_panel
 from vpl_plugin.clip import VOC
 from vpl_plugin.localization import read_mask
 
@@ -135,6 +140,61 @@ def test_a_broken_photo_is_reported_and_the_rest_is_done(
     assert masks == ["cat.jpg.png", "coffee.jpg.png", "motorbike.jpg.png"]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["cuda", "cpu"],
+)
+def test_a_photo_too_large_for_the_memory_is_reported_and_the_rest_is_done(
+    run: Run,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: RuntimeError,
+) -> None:
+    encode = cams.encode_photo
+
+    def small_memory(model: Any, photo: Any, classes: Any, *, name: str) -> Any:
+        if name == "cat/cat.jpg":
+            raise error
+        return encode(model, photo, classes, name=name)
+
+    monkeypatch.setattr(cams, "encode_photo", small_memory)
+    assert run("--no-panels") == 1
+    assert "cat.jpg: too large for the memory, make it smaller" in caplog.text
+    masks = sorted(path.name for path in (folder.parent / "out" / "masks").rglob("*.png"))
+    assert masks == ["coffee.jpg.png", "motorbike.jpg.png"]
+
+
+def test_prototypes_of_other_classes_are_refused(
+    run: Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--no-panels", classes="cat,diningtable,motorbike") == 0
+    earlier = str(folder.parent / "out" / "prototypes.safetensors")
+    options = ("--no-panels", "--prototypes", earlier)
+    assert run(*options, classes="motorbike,cat,diningtable", output="other") == 2
+    assert "prototypes of other classes" in capsys.readouterr().err
+    assert not (folder.parent / "other" / "masks").exists()
+
+
+def test_the_pictures_of_a_thin_strip_of_a_photo_stay_small(tmp_path: Path) -> None:
+    strip = Image.new("RGB", (12, 1200))
+    cam = torch.zeros(1200, 12)
+    save_panel(
+        tmp_path / "panel.png",
+        strip,
+        [PanelRow("cat", 8, cam, cam)],
+        [("mask", np.zeros((1200, 12), np.uint8))],
+    )
+    save_overlay(tmp_path / "overlay.png", strip, np.ones((1200, 12), np.uint8), ["cat"])
+    for name in ("panel.png", "overlay.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert max(picture.size) < 3000
+
+
 def test_where_no_photo_can_be_read_each_is_named(
     run: Run, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -167,6 +227,13 @@ def test_bad_input_is_named_before_any_work(
     table.write_text("file,label\n")
     assert "must start with the line photo,labels" in message("--labels", str(table))
     assert "no.csv is no file" in message("--labels", "no.csv")
+    assert "--power must be a finite number above 0; got -1.0" in message("--power", "-1")
+    assert "--threshold must lie in [0, 1]" in message("--threshold", "4")
+    assert "--tau-I must be" in message("--tau-I", "0")
+    assert "--pixels-per-photo must be" in message("--pixels-per-photo", "0")
+    assert "lies in the folder of photos" in message(output="photos/vpl_cams")
+    many = ",".join(f"class{index}" for index in range(255))
+    assert "at most 254 classes, as label maps hold 8 bits; got 255" in message(classes=many)
     (folder.parent / "empty").mkdir()
     assert main(["cams", str(folder.parent / "empty"), "--classes", "voc"]) == 2
     assert main(["cams", str(folder.parent / "absent"), "--classes", "voc"]) == 2

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vpl_plugin.cli import predictions
@@ -71,6 +72,44 @@ def test_files_and_folders_and_names_that_clash(
     assert "inner/cat.jpg.png" in files(tmp_path / "out/masks")
     assert run(photos / "cat.jpg", inner, output="other") == 2
     assert "the same name" in capsys.readouterr().err
+
+
+def test_what_it_wrote_into_the_folder_of_photos_is_no_photo(run: Run, photos: Path) -> None:
+    assert run(photos, "--overlays", output="photos/out") == 0
+    before = files(photos / "out")
+    assert run(photos, "--overlays", output="photos/out") == 0
+    assert files(photos / "out") == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["cuda", "cpu"],
+)
+def test_a_photo_too_large_for_the_memory_is_told(
+    error: RuntimeError,
+    run: Run,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    genuine, calls = predictions.photo_views, []
+
+    def full_once(*arguments: object, **options: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise error
+        return genuine(*arguments, **options)
+
+    monkeypatch.setattr(predictions, "photo_views", full_once)
+    count = len(files(photos))
+    assert run(photos) == 1
+    assert "too large for the memory: take a (smaller) --window" in caplog.text
+    assert len(files(tmp_path / "out/masks")) == count - 1 > 0
 
 
 def test_broken_photos_are_told_and_the_rest_is_done(

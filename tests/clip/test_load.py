@@ -245,6 +245,13 @@ def test_pretrained_goes_with_names_only(mini, openai_model, tmp_path):
             load_clip(other, pretrained="openai")
 
 
+def test_a_device_that_is_not_there_is_named_before_weights_are_looked_for(mini):
+    with pytest.raises(ValueError, match="device 'gpu' cannot be used here"):
+        load_clip("no-such-model", device="gpu")
+    with pytest.raises(ValueError, match="device 'cuda:99' cannot be used here"):
+        load_clip(mini, device="cuda:99")
+
+
 def test_a_clip_model_is_returned_as_it_is(mini):
     assert load_clip(mini) is mini
 

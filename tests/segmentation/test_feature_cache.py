@@ -61,8 +61,8 @@ def test_ranks_fill_one_cache_between_them(mini, examples, tmp_path):
     )
 
 
-def test_tokens_of_other_settings_are_refused(mini, tmp_path):
-    FeatureCache(tmp_path, mini, (1,))
+def test_tokens_of_other_settings_are_refused(mini, examples, tmp_path):
+    FeatureCache(tmp_path, mini, (1,)).fill(examples[:1], progress=False)
     with pytest.raises(ValueError, match=r"other settings \(blocks was \[1\], is \[0, 1\]\)"):
         FeatureCache(tmp_path, mini, (0, 1))
     with pytest.raises(ValueError, match=r"scales was \[1.0\], is \[0.5\]"):

@@ -34,6 +34,7 @@ from vpl_plugin.clip import (
     SINGLE,
     VOC,
     BrokenPhotoError,
+    ClipModel,
     load_clip,
     open_photo,
     text_prototypes,
@@ -42,6 +43,7 @@ from vpl_plugin.core.gap import modify_gap
 from vpl_plugin.core.prototypes import PrototypeFit, learn_vision_prototypes
 from vpl_plugin.core.targets import text_distribution
 from vpl_plugin.localization import read_mask, seed_targets
+from vpl_plugin.segmentation.feature_cache import encoder_fingerprint
 
 __all__ = ["add_arguments", "run"]
 
@@ -56,8 +58,15 @@ Pairs = list[tuple[EncodedPhoto, np.ndarray]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``vpl ablate``."""
     parser.add_argument("root", type=Path, help="folder with JPEGImages and SegmentationClass")
-    parser.add_argument("--train", default="train.txt", help="split that prototypes are learned on")
-    parser.add_argument("--val", default="val.txt", help="split that is scored beside it")
+    parser.add_argument(
+        "--train",
+        default="train",
+        help="split that prototypes are learned on: a file, or the name of a list in"
+        " ImageSets/Segmentation (default: train)",
+    )
+    parser.add_argument(
+        "--val", default="val", help="split that is scored beside it (default: val)"
+    )
     parser.add_argument("--output", type=Path, default=Path("vpl_ablation"), help="folder to write")
     parser.add_argument("--model", default="mini", help="as load_clip takes it (default: mini)")
     parser.add_argument("--pretrained", default=None, help="open_clip's pretrained tag")
@@ -74,15 +83,15 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("train", "val"):
         split = getattr(arguments, name)
         listed = voc_photos(arguments.root, split, labels="masks", masks="SegmentationClass")
-        if not listed.photos:
-            raise ValueError(f"{split} has no photo with a mask that shows a class")
-        splits[name] = listed.photos
         failures |= listed.failures
+        splits[name] = _readable(listed.photos, failures)
+        if not splits[name]:
+            raise ValueError(f"{split} has no photo with a mask that shows a class")
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     model = load_clip(arguments.model, arguments.pretrained, device=arguments.device)
     context = {
-        "model": model.name,
+        "model": encoder_fingerprint(model),
         **{name: _digest(photos) for name, photos in splits.items()},
     }
     results = _Results(output / "results.json", context)
@@ -92,9 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     if missing:
         pairs = {
             name: [
-                pair
-                for item in tqdm(photos, desc=f"encode {name}", unit="photo")
-                if (pair := _encode(model, item, failures)) is not None
+                _encode(model, item) for item in tqdm(photos, desc=f"encode {name}", unit="photo")
             ]
             for name, photos in splits.items()
         }
@@ -109,16 +116,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _encode(
-    model: Any, item: SetPhoto, failures: dict[Path, str]
-) -> tuple[EncodedPhoto, np.ndarray] | None:
-    """The photo and its mask; a broken photo is noted and left out."""
+def _readable(photos: Sequence[SetPhoto], failures: dict[Path, str]) -> list[SetPhoto]:
+    """The photos that can be read; a broken one is noted and left out of every setting."""
+    readable = []
+    for item in tqdm(photos, desc="read", unit="photo", leave=False):
+        try:
+            open_photo(item.photo)
+        except BrokenPhotoError as error:
+            failures[item.photo] = str(error)
+        else:
+            readable.append(item)
+    return readable
+
+
+def _encode(model: ClipModel, item: SetPhoto) -> tuple[EncodedPhoto, np.ndarray]:
     assert item.mask is not None, "voc_photos gives every photo a mask"
-    try:
-        photo = open_photo(item.photo)
-    except BrokenPhotoError as error:
-        failures[item.photo] = str(error)
-        return None
+    photo = open_photo(item.photo)
     return encode_photo(model, photo, item.classes, name=item.name), read_mask(item.mask)
 
 
@@ -162,7 +175,7 @@ def _write_tables(output: Path, names: Sequence[str], results: _Results) -> str:
 class _Bench:
     """Encoded photos, and what several settings share on them."""
 
-    def __init__(self, model: Any, pairs: dict[str, Pairs]) -> None:
+    def __init__(self, model: ClipModel, pairs: dict[str, Pairs]) -> None:
         self._model = model
         self._pairs = pairs
         self._text: dict[str, Tensor] = {}

@@ -21,8 +21,9 @@ from vpl_plugin.adapters.clip_es import (
     learn_from_photos,
     photo_cams,
 )
-from vpl_plugin.adapters.datasets import SetPhoto, folder_photos
-from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
+from vpl_plugin.adapters.clip_es.stages.cams import read_prototypes
+from vpl_plugin.adapters.datasets import PhotoSet, SetPhoto, folder_photos
+from vpl_plugin.adapters.prototype_files import save_prototypes
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.cli.class_option import class_names
 from vpl_plugin.cli.panels import PanelRow, save_panel
@@ -34,6 +35,8 @@ from vpl_plugin.clip import (
     open_photo,
     text_prototypes,
 )
+from vpl_plugin.clip.out_of_memory import is_out_of_memory
+from vpl_plugin.core.checks import check_count, check_fraction, check_positive
 from vpl_plugin.localization import cams_to_labels, dense_crf, pseudo_mask, resize_cams, write_mask
 from vpl_plugin.run_folder import claim_folder
 
@@ -79,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes CAMs, masks and panels, resumes. Returns the exit code: 1 where a photo failed."""
+    _check(arguments)
     names = class_names(arguments.classes)
     listed = folder_photos(arguments.photos, names, arguments.labels)
     photos, failures = listed.photos, listed.failures
@@ -94,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     Z = text_prototypes(model, [*names.prompts, *names.background])
 
     try:
-        prototypes, temperature = _prototypes(arguments, model, names, photos, Z, failures)
+        prototypes, temperature = _prototypes(arguments, model, listed, Z)
         todo = [item for item in photos if not _is_done(output, item, arguments)]
         logger.info("%d photos, %d of them done before", len(photos), len(photos) - len(todo))
         for item, photo, encoded in _encode(model, todo, failures, "CAMs"):
@@ -118,6 +122,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuses what would stop the run only after the photos are encoded."""
+    check_positive("--tau-I", arguments.tau_I)
+    check_fraction("--threshold", arguments.threshold)
+    check_count("--pixels-per-photo", arguments.pixels_per_photo)
+    check_positive("--power", arguments.power)
+    output, photos = arguments.output.resolve(), arguments.photos.resolve()
+    if arguments.labels is None and output.is_relative_to(photos):
+        raise ValueError(
+            f"--output {arguments.output} lies in the folder of photos, where a folder's name is a"
+            " class: choose one outside"
+        )
+
+
 def _encode(
     model: ClipModel, photos: list[SetPhoto], failures: dict[Path, str], task: str
 ) -> Iterator[tuple[SetPhoto, Image.Image, EncodedPhoto]]:
@@ -125,23 +143,25 @@ def _encode(
     for item in tqdm(photos, desc=task, unit="photo"):
         try:
             photo = open_photo(item.photo)
+            encoded = encode_photo(model, photo, item.classes, name=item.name)
         except (BrokenPhotoError, FileNotFoundError) as error:
             failures[item.photo] = str(error)
             continue
-        yield item, photo, encode_photo(model, photo, item.classes, name=item.name)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            failures[item.photo] = f"too large for the memory, make it smaller: {error}"
+            continue
+        yield item, photo, encoded
 
 
 def _prototypes(
-    arguments: argparse.Namespace,
-    model: ClipModel,
-    names: ClassNames,
-    photos: list[SetPhoto],
-    Z: Tensor,
-    failures: dict[Path, str],
+    arguments: argparse.Namespace, model: ClipModel, listed: PhotoSet, Z: Tensor
 ) -> tuple[Tensor, float | None]:
     """The prototypes asked for, and the temperature GradCAM takes with them."""
     if arguments.prototypes == "text":
         return Z, None
+    names, photos, failures = listed.names, listed.photos, listed.failures
     learned = arguments.output / PROTOTYPES
     if arguments.prototypes != "vision":
         source = Path(arguments.prototypes)
@@ -160,6 +180,7 @@ def _prototypes(
         )
         facts = {
             "model": model.name,
+            "pretrained": arguments.pretrained,
             "classes": names.labels,
             "background": names.background,
             "photos": sum(item.photo not in failures for item in photos),
@@ -171,13 +192,8 @@ def _prototypes(
         }
         save_prototypes(learned, fit.prototypes, facts)
         return fit.prototypes, arguments.tau_I
-    prototypes, facts = load_prototypes(source)
-    if prototypes.shape != Z.shape:
-        raise ValueError(
-            f"{source} holds prototypes of shape {tuple(prototypes.shape)}; these classes and this"
-            f" model take {tuple(Z.shape)}"
-        )
-    return prototypes.to(Z.device), facts.get("tau_I", arguments.tau_I)
+    used = read_prototypes(model, listed, source, arguments.tau_I)
+    return used.rows, used.temperature
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -228,7 +244,7 @@ def _write(
         text_maps = resize_cams(text.refined, encoded.size)
         learned = arguments.prototypes != "text"
         rows = [
-            PanelRow(names.labels[index], text_maps[k], maps[k] if learned else None)
+            PanelRow(names.labels[index], index + 1, text_maps[k], maps[k] if learned else None)
             for k, index in enumerate(item.classes)
         ]
         save_panel(files["panel"], photo, rows, [("mask", mask)])

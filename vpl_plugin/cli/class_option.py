@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from vpl_plugin.clip.class_names import COCO, VOC, ClassNames
+from vpl_plugin.localization.mask_files import IGNORE_INDEX
 
 __all__ = ["class_names"]
 
 DATA_SETS = {"voc": VOC, "coco": COCO}
+# Masks hold 8 bits: 0 is the background, and IGNORE_INDEX no class.
+MOST_CLASSES = IGNORE_INDEX - 1
 
 
 def class_names(text: str) -> ClassNames:
@@ -19,7 +22,7 @@ def class_names(text: str) -> ClassNames:
         Labels, prompts and background names.
 
     Raises:
-        ValueError: no name is given, or one twice.
+        ValueError: no name is given, one twice, or more than the label maps can hold.
 
     Example:
         >>> class_names("zebra, giraffe").labels
@@ -28,4 +31,9 @@ def class_names(text: str) -> ClassNames:
     if text.lower() in DATA_SETS:
         return DATA_SETS[text.lower()]
     labels = tuple(name.strip() for name in text.split(",") if name.strip())
+    if len(labels) > MOST_CLASSES:
+        raise ValueError(
+            f"--classes must name at most {MOST_CLASSES} classes, as label maps hold 8 bits; got"
+            f" {len(labels)}"
+        )
     return ClassNames("--classes", labels, labels, VOC.background)

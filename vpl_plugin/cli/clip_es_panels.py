@@ -72,7 +72,7 @@ def _save(path: Path, item: SetPhoto, labels: tuple[str, ...], kinds: dict[str, 
         if file.exists():
             masks.append((f"{name} pseudo-mask", read_mask(file)))
     rows = [
-        PanelRow(labels[index], _map(held, "text", index), _map(held, "vision", index))
+        PanelRow(labels[index], index + 1, _map(held, "text", index), _map(held, "vision", index))
         for index in item.classes
     ]
     save_panel(path, open_photo(item.photo), rows, masks)

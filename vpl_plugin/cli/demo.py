@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         tqdm(photos, desc="panels", unit="photo"), *rendered, strict=True
     ):
         cams = [
-            PanelRow(label, *both)
+            PanelRow(label, VOC.labels.index(label) + 1, *both)
             for label, *both in zip(item.labels, text.cams, vision.cams, strict=True)
         ]
         masks = [("text mask", text.mask), ("vision mask", vision.mask), ("true mask", item.mask)]

@@ -15,7 +15,7 @@ __all__ = ["main"]
 COMMANDS = {
     "demo": "text against vision prototypes on photographs that packages ship",
     "cams": "CAMs and masks for a folder of your own photos",
-    "ablate": "the paper's ablations (Tables 5-7) on photos with masks",
+    "ablate": "the paper's ablations (Tables 4-7) on photos with masks",
     "train": "phase 2: a decoder trained on pseudo-masks, the encoder frozen",
     "segment": "a trained decoder on your own photos: label maps, no image labels needed",
     "table3": "rows I-VI of the paper's Table 3, and Fig. 4, on a data set",
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return arguments.run(arguments)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"vpl {arguments.command}: {error}", file=sys.stderr)
         return 2
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.cli.panels import MOST_ASPECT
 from vpl_plugin.localization.mask_files import voc_palette
 
 __all__ = ["save_overlay"]
@@ -35,7 +36,7 @@ def save_overlay(path: Path, photo: Image.Image, mask: np.ndarray, classes: Sequ
     mixed = (0.45 * pixels + 0.55 * palette[mask]).astype(np.uint8)
     shown = np.where((mask == 0)[..., None], pixels, mixed)
     width = 4.0
-    height = width * photo.height / photo.width
+    height = width * min(photo.height / photo.width, MOST_ASPECT)
     figure = Figure(figsize=(2 * width, height + 0.5), dpi=100, layout="constrained")
     for axis, picture in zip(figure.subplots(1, 2), (pixels, shown), strict=True):
         axis.imshow(picture)

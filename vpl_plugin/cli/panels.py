@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PanelRow", "save_curves", "save_panel"]
+__all__ = ["MOST_ASPECT", "PanelRow", "save_curves", "save_panel"]
 
 # Ignored pixels are shown in grey, which no VOC label has at its full saturation.
 IGNORED_COLOUR = (200, 200, 200)
+# Of a picture's height to its width: that of a photo's thin strip would take gigabytes to draw.
+MOST_ASPECT = 4.0
 
 
 class PanelRow(NamedTuple):
@@ -29,11 +31,13 @@ class PanelRow(NamedTuple):
 
     Attributes:
         label: name of the class.
+        mask_label: what stands for it in the masks.
         text_cam: (H, W) in [0, 1], or None where no text prototypes were used.
         vision_cam: the same of vision prototypes.
     """
 
     label: str
+    mask_label: int
     text_cam: Tensor | None
     vision_cam: Tensor | None
 
@@ -56,7 +60,7 @@ def save_panel(
         OSError: the file cannot be written.
     """
     columns = max(len(masks) + 1, 3)
-    aspect = photo.height / photo.width
+    aspect = min(photo.height / photo.width, MOST_ASPECT)
     width = 2.6
     figure = _figure(columns * width, (len(rows) + 1) * (width * aspect + 0.3))
     axes = figure.subplots(len(rows) + 1, columns, squeeze=False)
@@ -66,7 +70,7 @@ def save_panel(
     for axis, (title, mask) in zip(axes[0, 1:], masks, strict=False):
         _picture(axis, _overlay(photo, mask), title)
     for cells, row in zip(axes[1:], rows, strict=True):
-        cells[0].text(0.98, 0.5, row.label, ha="right", va="center", fontsize=11)
+        _class_name(cells[0], row)
         named = (("text CAM", row.text_cam), ("vision CAM", row.vision_cam))
         for axis, (title, cam) in zip(cells[1:], named, strict=False):
             if cam is not None:
@@ -88,7 +92,7 @@ def save_curves(path: Path, fit: PrototypeFit) -> None:
     left, right = figure.subplots(1, 2)
     divergence = (fit.losses - fit.target_entropy).cpu()
     left.plot(divergence, color="tab:blue")
-    left.set(xlabel="iteration", title="KL(P_text || P_vision), nats", ylim=(0, None))
+    left.set(xlabel="iteration", title="KL(targets || P_vision), nats", ylim=(0, None))
     right.plot(fit.gaps.cpu(), color="tab:orange")
     right.set(xlabel="iteration", title="cosine gap, pixels to prototypes")
     for axis in (left, right):
@@ -111,6 +115,14 @@ def _save(figure: Figure, path: Path) -> None:
 def _picture(axis: Axes, picture: Image.Image | np.ndarray, title: str) -> None:
     axis.imshow(np.asarray(picture))
     axis.set_title(title, fontsize=9)
+
+
+def _class_name(axis: Axes, row: PanelRow) -> None:
+    """The name on the class's colour in the masks, in black or white, whichever is legible."""
+    colour = voc_palette()[row.mask_label] / 255
+    ink = "black" if colour @ (0.299, 0.587, 0.114) > 0.5 else "white"
+    box = {"facecolor": colour, "edgecolor": "none"}
+    axis.text(0.95, 0.5, row.label, ha="right", va="center", fontsize=11, color=ink, bbox=box)
 
 
 def _cam(axis: Axes, photo: Image.Image, cam: Tensor, title: str) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from vpl_plugin.adapters.worker_pool import run_jobs
 from vpl_plugin.cli.inference_options import InferenceSettings
+from vpl_plugin.clip.out_of_memory import is_out_of_memory
 from vpl_plugin.clip.preprocess import open_photo
 from vpl_plugin.localization.crf import dense_crf
 from vpl_plugin.localization.mask_files import write_mask
@@ -137,8 +137,10 @@ def _encoded(
     except (ValueError, FileNotFoundError) as error:
         failures[item.photo] = str(error)
         return None
-    except torch.cuda.OutOfMemoryError as error:
-        failures[item.photo] = f"too large for the GPU's memory: take a (smaller) --window. {error}"
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        failures[item.photo] = f"too large for the memory: take a (smaller) --window. {error}"
         return None
     return _Job(item, Views([maps.cpu() for maps in views.maps], views.size))
 

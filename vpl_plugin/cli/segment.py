@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     about = read_checkpoint_metadata(arguments.checkpoint)
     classes = tuple(about["classes"])
     settings = inference_settings(arguments)
-    photos = _photos(arguments.photos, arguments.list)
+    photos = _photos(arguments.photos, arguments.list, arguments.output)
     failures: dict[Path, str] = {}
     allowed: dict[Path, tuple[int, ...]] = {}
     if arguments.labels is not None:
@@ -128,13 +128,19 @@ def _mask(output: Path, relative: Path) -> Path:
     return output / "masks" / f"{relative}.png"
 
 
-def _photos(given: Sequence[Path], listed: Path | None) -> dict[Path, Path]:
+def _photos(given: Sequence[Path], listed: Path | None, output: Path) -> dict[Path, Path]:
     """The photos by the name that their outputs get: the path below the folder given."""
+    written = [(output / name).resolve() for name in ("masks", "overlays")]
     found: dict[Path, Path] = {}
     for path in given:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-            named = {photo.relative_to(path): photo for photo in inside}
+            # The folder may hold the label maps of an earlier run too.
+            named = {
+                photo.relative_to(path): photo
+                for photo in inside
+                if not any(map(photo.resolve().is_relative_to, written))
+            }
         elif path.is_file():
             named = {Path(path.name): path}
         else:

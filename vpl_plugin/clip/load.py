@@ -66,14 +66,16 @@ def load_clip(
         FileNotFoundError: there is no such file.
         TypeError: the vision tower is no plain vision transformer, or ``name_or_path`` is
             something else than listed.
-        ValueError: an unknown name or tag, a file that cannot be read or does not fit, or
-            ``pretrained`` beside anything but an open_clip name.
+        ValueError: an unknown name or tag, a file that cannot be read or does not fit,
+            ``pretrained`` beside anything but an open_clip name, or a device that is not there.
 
     Example:
         >>> model = load_clip("mini", device="cpu")
         >>> model.patch_size, model.embed_dim, round(model.logit_scale)
         (16, 256, 100)
     """
+    if device is not None:
+        _check_device(device)
     if isinstance(name_or_path, ClipModel):
         _refuse_pretrained(pretrained, "a ClipModel")
         return name_or_path if device is None else name_or_path.to(device)
@@ -100,6 +102,15 @@ def load_clip(
     if device is None and isinstance(name_or_path, nn.Module):
         return model
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _check_device(device: torch.device | str) -> None:
+    """Refuse a device that cannot be used, before any weights are downloaded."""
+    try:
+        torch.empty(0, device=device)
+    # A torch without CUDA asserts that it has it.
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {str(device)!r} cannot be used here: {error}") from error
 
 
 def _refuse_pretrained(pretrained: object, what: str) -> None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from vpl_plugin.clip import ClipModel
 from vpl_plugin.clip.checks import check_blocks
+from vpl_plugin.clip.out_of_memory import is_out_of_memory
 from vpl_plugin.core.checks import check_count
 from vpl_plugin.core.vpl_loss import VPLLossTerms, vpl_loss
 from vpl_plugin.localization.mask_files import IGNORE_INDEX
@@ -324,7 +325,9 @@ def _memory_advice(
 ) -> Iterator[None]:
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         share = settings.batch_size // (settings.accumulation * ranks.world)
         raise MemoryError(
             f"{device} has no memory left for {share} photo(s) of {settings.crop} pixels at once:"
