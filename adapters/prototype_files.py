@@ -52,7 +52,7 @@ def load_prototypes(path: str | os.PathLike[str]) -> tuple[Tensor, dict[str, Any
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is broken, or holds no prototypes.
+        ValueError: a file is broken, or holds no prototypes.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -66,8 +66,19 @@ def load_prototypes(path: str | os.PathLike[str]) -> tuple[Tensor, dict[str, Any
         raise ValueError(
             f"{path} must hold a tensor {TENSOR_NAME!r} of rank 2; it holds {sorted(tensors)}"
         )
-    about = path.with_suffix(".json")
-    return tensors[TENSOR_NAME], json.loads(about.read_text()) if about.exists() else {}
+    return tensors[TENSOR_NAME], _made_by(path.with_suffix(".json"))
+
+
+def _made_by(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        held = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(held, dict):
+        raise ValueError(f"{path} must hold a JSON object; it holds {held!r}")
+    return held
 
 
 def _checked(path: str | os.PathLike[str]) -> Path:

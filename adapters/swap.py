@@ -67,11 +67,11 @@ def swap_prototypes(
 @contextmanager
 def _swapped(holder: object, attribute: str, value: Tensor) -> Iterator[None]:
     kept = getattr(holder, attribute)
-    new = value.detach().to(kept)
+    # A copy, so that an in-place step within the block cannot reach the caller's tensor.
+    new = value.detach().to(kept, copy=True)
     if isinstance(kept, torch.nn.Parameter):
         data = kept.data
-        # A clone, so that an in-place step within the block cannot reach the caller's tensor.
-        kept.data = new.clone()
+        kept.data = new
         try:
             yield
         finally:

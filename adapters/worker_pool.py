@@ -7,6 +7,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -32,6 +34,9 @@ def run_jobs(
         Each job as it ends, with a function that returns its result or raises its error. Only a
         few jobs wait in memory at a time.
 
+    Raises:
+        ChildProcessError: a process was killed; a job's function may raise it as well.
+
     Example:
         >>> [(job, result()) for job, result in run_jobs(abs, [-2, 3], workers=1)]
         [(-2, 2), (3, 3)]
@@ -46,15 +51,32 @@ def run_jobs(
         waiting: dict[Future[Result], Job] = {}
         try:
             for job in jobs:
-                waiting[pool.submit(work, job)] = job
+                with _killed_worker_told():
+                    waiting[pool.submit(work, job)] = job
                 if len(waiting) >= 4 * workers:
                     done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                    yield from ((waiting.pop(future), future.result) for future in done)
+                    yield from ((waiting.pop(future), partial(_result, future)) for future in done)
             while waiting:
                 done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from ((waiting.pop(future), future.result) for future in done)
+                yield from ((waiting.pop(future), partial(_result, future)) for future in done)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(future: Future[Result]) -> Result:
+    with _killed_worker_told():
+        return future.result()
+
+
+@contextmanager
+def _killed_worker_told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a worker process was killed, as happens where memory runs out: take fewer workers."
+            " What was done stays"
+        ) from error
 
 
 def _start_worker() -> None:

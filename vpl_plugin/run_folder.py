@@ -18,7 +18,8 @@ RUN = "run.json"
 def claim_folder(folder: Path, settings: Mapping[str, Any], *, alone: bool = True) -> None:
     """Makes the folder, or checks that what lies there was made with the same settings.
 
-    What a killed process left half-written is removed; whole files are never touched.
+    What a killed process left half-written is removed; whole files are never touched. A folder
+    without results, as a run that failed at its settings leaves it, takes other settings.
 
     Args:
         folder: of the command or stage.
@@ -27,7 +28,8 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], *, alone: bool = Tru
             may be those of another machine.
 
     Raises:
-        ValueError: the folder holds results of other settings; the message names them.
+        ValueError: the folder holds results of other settings, which the message names, or its
+            run.json is broken.
     """
     # As JSON gives them back, with lists for tuples.
     settings = json.loads(json.dumps(settings))
@@ -36,12 +38,17 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], *, alone: bool = Tru
         if alone and _is_abandoned(part):
             part.unlink(missing_ok=True)
     file = folder / RUN
+    # Looked for before run.json is read: a process that claims the folder at this moment writes
+    # its results after it.
+    has_results = any(path != file and path.is_file() for path in folder.rglob("*"))
     if file.exists():
-        stored = json.loads(file.read_text())
+        stored = _read(file)
         differing = sorted(
             key for key in {*settings, *stored} if settings.get(key) != stored.get(key)
         )
-        if differing:
+        if not differing:
+            return
+        if has_results:
             shown = ", ".join(
                 f"{key} was {stored.get(key)!r}, is {settings.get(key)!r}" for key in differing
             )
@@ -49,7 +56,6 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], *, alone: bool = Tru
                 f"{folder} holds the results of other settings ({shown}):"
                 " choose another --output, or delete that folder"
             )
-        return
     with whole_file(file) as part:
         part.write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -63,7 +69,17 @@ def settings_of(folder: Path, stage: str) -> dict[str, Any]:
     file = folder / RUN
     if not file.exists():
         raise FileNotFoundError(f"{folder} has no results yet: run the stage {stage!r} first")
-    return json.loads(file.read_text())
+    return _read(file)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is broken ({error}): delete the folder {file.parent}") from error
+    if not isinstance(stored, dict):
+        raise ValueError(f"{file} is broken (no settings): delete the folder {file.parent}")
+    return stored
 
 
 def _is_abandoned(part: Path) -> bool:

@@ -38,15 +38,14 @@ def folder_photos(
 
     Raises:
         FileNotFoundError: there is no such folder or CSV file.
-        ValueError: the CSV file has another header, or there is no photo.
+        ValueError: the CSV file has another header or names a photo twice, or there is no photo.
     """
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder")
     rows = _folder_rows(root) if labels is None else _csv_rows(Path(labels))
     if not rows:
-        where = f"{labels} names no photo" if labels else f"{root} has no photo in a class folder"
-        raise ValueError(where)
+        raise ValueError(f"{labels} names no photo" if labels else f"{root} holds no photo")
     photos, failures = [], {}
     for relative, present in sorted(rows.items()):
         photo = root / relative
@@ -54,7 +53,8 @@ def folder_photos(
             if relative.is_absolute() or ".." in relative.parts:
                 raise ValueError("it lies outside the folder of photos")
             if not present:
-                raise ValueError("no labels")
+                why = "" if labels else ": it lies in no class folder, and there is no CSV file"
+                raise ValueError(f"no labels{why}")
             if not photo.is_file():
                 raise ValueError("there is no such photo")
             classes = tuple(names.indices(dict.fromkeys(present)))
@@ -78,25 +78,39 @@ def _csv_rows(file: Path) -> dict[Path, list[str]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another header.
+        ValueError: another header or encoding, a row with more columns, or a photo that stands
+            there twice.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is no file")
-    with file.open(newline="", encoding="utf-8-sig") as opened:
-        reader = csv.DictReader(opened, skipinitialspace=True)
-        if reader.fieldnames != COLUMNS:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} must be UTF-8 text: {error}") from error
+    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    if reader.fieldnames != COLUMNS:
+        raise ValueError(f"{file} must start with the line photo,labels; got {reader.fieldnames}")
+    rows: dict[Path, list[str]] = {}
+    for row in reader:
+        photo = Path(row["photo"])
+        if photo in rows or None in row:
+            what = "stands there twice" if photo in rows else "has more than two columns"
             raise ValueError(
-                f"{file} must start with the line photo,labels; got {reader.fieldnames}"
+                f"{file}, line {reader.line_num}: photo {str(photo)!r} {what}; its classes go into"
+                " one column of one row, with semicolons between"
             )
-        return {
-            Path(row["photo"]): [
-                name.strip() for name in (row["labels"] or "").split(";") if name.strip()
-            ]
-            for row in reader
-        }
+        labels = (row["labels"] or "").split(";")
+        rows[photo] = [name.strip() for name in labels if name.strip()]
+    return rows
 
 
 def _folder_rows(root: Path) -> dict[Path, list[str]]:
-    """The photos in the folders below ``root``, each with the name of the topmost one."""
-    found = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return {path: [path.parts[0]] for path in found if len(path.parts) > 1}
+    """The photos below ``root``, each with the name of the topmost folder that holds it, if any."""
+    # Folder by folder, as a search of the root would not follow links to class folders.
+    found = (
+        path
+        for top in root.iterdir()
+        for path in (top.rglob("*") if top.is_dir() else [top])
+        if path.suffix.lower() in SUFFIXES
+    )
+    return {path: list(path.parts[:-1][:1]) for path in (path.relative_to(root) for path in found)}

@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from vpl_plugin.adapters.datasets.folder import SUFFIXES
+
 __all__ = ["read_lines"]
 
 
@@ -20,7 +22,8 @@ def read_lines(
         folders: where the data set keeps its lists, below ``root``.
 
     Returns:
-        The file found, and for each line the photo's stem and the words after it.
+        The file found, and for each line the photo's name, without folders and the suffix of a
+        photo, and the words after it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -32,15 +35,19 @@ def read_lines(
         shown = ", ".join(str(path) for path in tried)
         raise FileNotFoundError(f"there is no split file {str(split)!r}; looked for {shown}")
     lines: dict[str, list[str]] = {}
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+    # Windows editors put a mark before the first line.
+    text = file.read_text(encoding="utf-8-sig")
+    for number, line in enumerate(text.splitlines(), start=1):
         words = line.split()
         if not words:
             continue
         # Some lists hold paths ("/JPEGImages/2007_000032.jpg") instead of names.
-        stem = Path(words[0]).stem
-        if stem in lines:
-            raise ValueError(f"{file}, line {number}: photo {stem!r} stands there twice")
-        lines[stem] = words[1:]
+        path = Path(words[0])
+        # A dot may also be part of the name.
+        name = path.stem if path.suffix.lower() in SUFFIXES else path.name
+        if name in lines:
+            raise ValueError(f"{file}, line {number}: photo {name!r} stands there twice")
+        lines[name] = words[1:]
     if not lines:
         raise ValueError(f"split file {file} names no photo")
     return file, list(lines.items())

@@ -49,6 +49,7 @@ def voc_photos(
         raise FileNotFoundError(f"{root} is not in VOC's layout: it has no folder JPEGImages")
     _, lines = read_lines(root, split, ["ImageSets/Segmentation", "ImageSets/Main"])
     mask_folder = root / masks if (root / masks).is_dir() else root / "SegmentationClass"
+    has_masks = mask_folder.is_dir()
     photos, failures, empty = [], {}, 0
     for name, _ in lines:
         photo, mask = root / "JPEGImages" / f"{name}.jpg", mask_folder / f"{name}.png"
@@ -69,7 +70,7 @@ def voc_photos(
             failures[told_by] = str(error)
             continue
         if classes:
-            photos.append(SetPhoto(name, photo, tuple(classes), mask))
+            photos.append(SetPhoto(name, photo, tuple(classes), mask if has_masks else None))
         else:
             empty += 1
     return PhotoSet(names, photos, failures, empty)

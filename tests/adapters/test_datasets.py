@@ -44,6 +44,8 @@ def voc(tmp_path: Path) -> Path:
 
 
 def test_voc_reads_annotations_in_the_order_of_the_split(voc: Path) -> None:
+    assert all(item.mask is None for item in voc_photos(voc, "train").photos)
+    (voc / "SegmentationClass").mkdir()
     found = voc_photos(voc, "train")
     assert [item.name for item in found.photos] == ["b", "a"]
     assert found.photos[1].classes == tuple(VOC.indices(["person", "bus"]))
@@ -60,6 +62,15 @@ def test_voc_lists_may_hold_paths_and_labels_may_come_from_masks(voc: Path) -> N
     write_mask(voc / "SegmentationClass/a.png", np.array([[0, 3], [255, 20]], np.uint8))
     found = voc_photos(voc, "paths.txt", labels="masks")
     assert [(item.name, item.classes) for item in found.photos] == [("a", (2, 19))]
+
+
+def test_names_in_a_list_may_hold_dots_and_follow_a_byte_order_mark(voc: Path) -> None:
+    for name in ("d.1", "d.2"):
+        photo(voc / "JPEGImages" / f"{name}.jpg")
+        annotate(voc, name, "cat")
+    (voc / "dots.txt").write_text("d.1\nd.2\na.jpg\n", encoding="utf-8-sig")
+    found = voc_photos(voc, "dots.txt")
+    assert [item.name for item in found.photos] == ["d.1", "d.2", "a"]
 
 
 def test_voc_names_what_is_missing_or_wrong(voc: Path) -> None:
@@ -161,6 +172,20 @@ def test_a_folder_with_a_table(tmp_path: Path) -> None:
     assert "outside the folder" in whys["3.jpg"]
 
 
+def test_a_photo_twice_in_a_table_is_an_error(tmp_path: Path) -> None:
+    photo(tmp_path / "1.jpg")
+    table = tmp_path / "labels.csv"
+    table.write_text("photo,labels\n1.jpg,cat\n1.jpg,dog\n")
+    with pytest.raises(ValueError, match=r"line 3: photo '1\.jpg' stands there twice"):
+        folder_photos(tmp_path, PETS, table)
+    table.write_text("photo,labels\n1.jpg,cat,dog\n")
+    with pytest.raises(ValueError, match=r"line 2: photo '1\.jpg' has more than two columns"):
+        folder_photos(tmp_path, PETS, table)
+    table.write_text("photo,labels\n1.jpg,cat\n", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"labels\.csv must be UTF-8 text"):
+        folder_photos(tmp_path, PETS, table)
+
+
 def test_a_folder_of_class_folders(tmp_path: Path) -> None:
     photo(tmp_path / "cat/1.jpg")
     photo(tmp_path / "dog/deep/2.png")
@@ -171,3 +196,12 @@ def test_a_folder_of_class_folders(tmp_path: Path) -> None:
         ("dog/deep/2.png", (1,)),
     ]
     assert "pets has no class 'cow'" in found.failures[tmp_path / "cow/3.png"]
+
+
+def test_class_folders_may_be_links_and_a_photo_in_none_is_told(tmp_path: Path) -> None:
+    photo(tmp_path / "elsewhere/1.jpg")
+    photo(tmp_path / "photos/stray.jpg")
+    (tmp_path / "photos/cat").symlink_to(tmp_path / "elsewhere")
+    found = folder_photos(tmp_path / "photos", PETS)
+    assert [(item.name, item.classes) for item in found.photos] == [("cat/1.jpg", (0,))]
+    assert "no class folder" in found.failures[tmp_path / "photos/stray.jpg"]

@@ -30,5 +30,10 @@ def test_what_is_no_prototype_file_is_refused(tmp_path: Path) -> None:
     save_file({"other": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"must hold a tensor 'prototypes' .* holds \['other'\]"):
         load_prototypes(tmp_path / "other.safetensors")
+    save_prototypes(tmp_path / "cut.safetensors", torch.zeros(2, 2), {})
+    for broken_json in ('{"model":', "[]"):
+        (tmp_path / "cut.json").write_text(broken_json)
+        with pytest.raises(ValueError, match=r"cut\.json"):
+            load_prototypes(tmp_path / "cut.safetensors")
     with pytest.raises(FileNotFoundError):
         load_prototypes(tmp_path / "none.safetensors")

@@ -29,7 +29,7 @@ from vpl_plugin.localization import (
     seed_targets,
     targets_from_seeds,
 )
-from vpl_plugin.run_folder import claim_folder
+from vpl_plugin.run_folder import claim_folder, settings_of
 
 N = len(VOC.labels)
 
@@ -177,7 +177,10 @@ def test_ranks_share_the_photos_and_write_the_same_files(
 
 
 def test_settings_are_checked() -> None:
-    for wrong in ({"batch_size": 0}, {"workers": 0}, {"threshold": 2.0}, {"tau_I": 0.0}):
+    for wrong in (
+        *({"batch_size": 0}, {"workers": 0}, {"threshold": 2.0}, {"tau_I": 0.0}),
+        *({"iterations": 0}, {"tolerance": -1.0}, {"seed": -1}),
+    ):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} must"):
             stages.Settings(Path("out"), **wrong)
 
@@ -185,8 +188,22 @@ def test_settings_are_checked() -> None:
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     claim_folder(tmp_path, {"a": 1, "b": (1, 2)})
     claim_folder(tmp_path, {"a": 1, "b": (1, 2)})
+    (tmp_path / "result.npz").touch()
     with pytest.raises(ValueError, match=r"b was \[1, 2\], is None"):
         claim_folder(tmp_path, {"a": 1})
+
+
+def test_a_folder_that_got_no_results_takes_other_settings(tmp_path: Path) -> None:
+    claim_folder(tmp_path, {"iterations": 0})
+    claim_folder(tmp_path, {"iterations": 9})
+    assert settings_of(tmp_path, "learn") == {"iterations": 9}
+
+
+def test_a_broken_run_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").touch()
+    for read in (lambda: claim_folder(tmp_path, {}), lambda: settings_of(tmp_path, "cams")):
+        with pytest.raises(ValueError, match=r"run\.json is broken"):
+            read()
 
 
 @pytest.mark.shared

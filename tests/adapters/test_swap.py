@@ -35,6 +35,10 @@ def test_plain_attributes_are_swapped_and_restored() -> None:
         assert torch.equal(model.bg_text_features, W_BG)
     assert model.fg_text_features is fg
     assert model.bg_text_features is bg
+    given = W_BG.clone()
+    with swap_prototypes(model, foreground=W_FG, background=given):
+        model.bg_text_features /= 2
+    assert torch.equal(given, W_BG)
     with swap_prototypes(model, foreground=W_FG):
         assert model.bg_text_features is bg
 

@@ -1,7 +1,12 @@
-"""A tiny data set and decoder for the commands of phase 2."""
+"""A tiny data set and decoder for the commands of phase 2; a command in two processes."""
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +66,26 @@ def decoder_file(mini: ClipModel, tmp_path_factory: pytest.TempPathFactory) -> P
         decoder = Decoder.for_model(mini, rows, 20, (0, 1), **DECODER)
     save_checkpoint(path, decoder, model=mini, blocks=(0, 1), classes=VOC.labels, made_by={})
     return path
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> Callable[..., None]:
+    """Runs a module as torchrun does: two processes that meet over gloo."""
+
+    def run(module: str, *arguments: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = [sys.executable, "-m", module, *arguments]
+        ranks = [
+            subprocess.Popen(command, env={**os.environ, **meeting, "RANK": str(rank)})
+            for rank in range(2)
+        ]
+        try:
+            assert [process.wait(timeout=120) for process in ranks] == [0, 0]
+        finally:
+            for process in ranks:
+                process.kill()
+
+    return run

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,12 +19,16 @@ from PIL import Image
 from vpl_plugin.adapters.clip_cpal import read_context
 from vpl_plugin.adapters.clip_cpal.stages import adapt as adapt_stage
 from vpl_plugin.adapters.clip_cpal.stages import bank as bank_stage
+from vpl_plugin.adapters.clip_cpal.stages.settings import CPALSettings
 from vpl_plugin.adapters.clip_es.stage_files import read_cams
 from vpl_plugin.adapters.clip_es.stages import cams as cams_stage
+from vpl_plugin.adapters.clip_es.stages.settings import Settings
+from vpl_plugin.adapters.datasets import PhotoSet
 from vpl_plugin.adapters.prototype_files import load_prototypes
-from vpl_plugin.cli import clip_es
+from vpl_plugin.cli import clip_cpal, clip_es, pipeline
 from vpl_plugin.cli.clip_cpal import main
 from vpl_plugin.cli.demo_photos import demo_photos
+from vpl_plugin.clip import COCO, VOC
 from vpl_plugin.localization import read_mask, write_mask
 
 pytest.importorskip("pydensecrf")
@@ -111,6 +119,33 @@ def test_a_second_run_gives_identical_files(voc: Path, whole: Path, tmp_path: Pa
     } | {"evaluation.json": again["evaluation.json"]}
 
 
+def test_two_ranks_equal_one(
+    voc: Path, whole: Path, two_ranks: Callable[..., None], tmp_path: Path
+) -> None:
+    # What the ranks sum up in "learn" is another test's.
+    for folder in ("seeds", "prototypes"):
+        shutil.copytree(whole / folder, tmp_path / folder)
+    two_ranks(
+        *("vpl_plugin.cli.clip_cpal", "all", "--root", str(voc), "--output", str(tmp_path)),
+        *("--dataset", "voc", "--split", "train", "--labels", "masks", "--device", "cpu"),
+        *("--workers", "1"),
+    )
+    assert files(tmp_path) == files(whole)
+
+
+def test_all_stages_on_coco(voc: Path, tmp_path: Path) -> None:
+    root, output = tmp_path / "coco", tmp_path / "out"
+    shutil.copytree(voc / "JPEGImages", root / "train2014")
+    cat, person = COCO.indices(["cat", "person"])
+    (root / "list.txt").write_text(f"cat {cat}\nastronaut {person}\n")
+    arguments = ("--dataset", "coco", "--root", str(root), "--split", "list.txt", "--device", "cpu")
+    assert main(["all", *arguments, "--output", str(output), "--workers", "1"]) == 0
+    context = read_context(output / "vision/adapted/context.safetensors")
+    assert context.prototypes.shape == (80, 8, 256)
+    assert context.counts.nonzero().flatten().tolist() == sorted((cat, person))
+    assert set(np.unique(read_mask(output / "vision/labels/cat.png"))) <= {0, cat + 1}
+
+
 def test_neither_training_nor_the_map_leaves_clip_es(
     voc: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -129,7 +164,7 @@ def test_neither_training_nor_the_map_leaves_clip_es(
 
 
 def test_text_prototypes_and_the_context_of_another_run(
-    voc: Path, whole: Path, tmp_path: Path
+    voc: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = Path(shutil.copytree(whole, tmp_path / "out"))
     for stage in (*OWN, "evaluate"):
@@ -142,6 +177,9 @@ def test_text_prototypes_and_the_context_of_another_run(
     assert call("cams", voc, other, "--context", str(whole / "vision/adapted")) == 0
     assert files(other / "vision/cams") == before
     assert not (other / "vision/adapted").exists()
+    # Else the figures of text prototypes would lie under "vision".
+    assert call("cams", voc, other, "--context", str(output / "text/adapted")) == 2
+    assert "prototypes must be 'text'; got 'vision'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -184,6 +222,82 @@ def test_stopped_in_a_stage_a_re_run_ends_with_the_same_files(
     assert {name: held == expected[name] for name, held in files(output / "vision").items()} == {
         name: True for name in expected if name.split("/")[0] in OWN or name.startswith("adapted")
     }
+
+
+def test_kill_9_while_the_trained_prototypes_are_written(
+    voc: Path, whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole / "vision/bank", tmp_path / "vision/bank")
+    shutil.copytree(whole / "prototypes", tmp_path / "prototypes")
+    fixed = ["--dataset", "voc", "--split", "train", "--labels", "masks", "--device", "cpu"]
+    arguments = ["adapt", "--root", str(voc), "--output", str(tmp_path), *fixed]
+    code = f"""
+import os, pathlib, signal
+from vpl_plugin.cli.clip_cpal import main
+genuine = pathlib.Path.replace
+def replace(part, path):
+    if path.name == "prototypes.safetensors":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return genuine(part, path)
+pathlib.Path.replace = replace
+main({arguments!r})
+"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    adapted = tmp_path / "vision/adapted"
+    assert list(adapted.glob(".prototypes.*.part.safetensors"))
+    assert call("adapt", voc, tmp_path) == 0
+    assert files(adapted) == files(whole / "vision/adapted")
+
+
+def test_a_mended_photo_is_taken_up_and_what_was_trained_stays(
+    voc: Path, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = Path(shutil.copytree(whole, tmp_path / "out"))
+    adapted = output / "vision/adapted"
+    shutil.rmtree(output / "vision/cams")
+    shutil.rmtree(adapted)
+    cat = output / "vision/bank/cat.npz"
+    held = cat.read_bytes()
+    cat.unlink()
+    assert call("adapt", voc, output) == 1
+    before = files(adapted)
+    cat.write_bytes(held)
+    caplog.clear()
+    assert call("adapt", voc, output) == 1
+    told = f"from 5 of now 6 photos and is kept; to make it anew from all of them, delete {adapted}"
+    assert told in caplog.text
+    assert files(adapted) == before
+    assert call("cams", voc, output) == 0
+    assert len(list((output / "vision/cams").glob("*.npz"))) == 6
+
+
+@pytest.mark.parametrize("command", ["clip_es", "clip_cpal"])
+def test_help_does_not_wait_for_torch(command: str) -> None:
+    code = f"""
+import sys
+from vpl_plugin.cli.{command} import main
+try:
+    main(["all", "--help"])
+except SystemExit:
+    print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"), [(clip_es, Settings), (clip_cpal, CPALSettings)], ids=["es", "cpal"]
+)
+def test_options_left_out_are_the_settings_defaults(
+    command: ModuleType, kind: type[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[Settings] = []
+    monkeypatch.setattr(pipeline, "named_photos", lambda *_, **__: PhotoSet(VOC, [], {}))
+    monkeypatch.setattr(pipeline, "_run_stages", lambda *given: used.append(given[4]))
+    fixed = ("--dataset", "voc", "--root", "data", "--output", str(tmp_path))
+    assert command.main(["seeds", *fixed]) == 0
+    assert used == [kind(output=tmp_path, source=used[0].source)]
 
 
 @pytest.mark.parametrize(

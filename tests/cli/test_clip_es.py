@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from vpl_plugin.adapters.clip_es.stage_files import read_cams, read_seeds
 from vpl_plugin.adapters.clip_es.stages import cams as cams_stage
 from vpl_plugin.adapters.clip_es.stages import evaluate as evaluate_stage
 from vpl_plugin.adapters.clip_es.stages import masks as masks_stage
+from vpl_plugin.adapters.clip_es.stages import photo_batches
 from vpl_plugin.adapters.clip_es.stages import seeds as seeds_stage
 from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams
 from vpl_plugin.adapters.prototype_files import load_prototypes
@@ -211,7 +211,8 @@ def test_stopped_in_a_stage_a_re_run_ends_with_the_same_files(
     with pytest.raises(KeyboardInterrupt):
         call("all", voc, output)
     monkeypatch.setattr(module, name, genuine)
-    kept = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    # All but the list of photos beside a result that is not there yet.
+    kept = {path: path.stat().st_mtime_ns for path in output.rglob("*.*") if path.suffix != ".txt"}
     assert call("all", voc, output) == 0
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert files(output) == files(whole)
@@ -273,23 +274,21 @@ def test_figures_are_the_same_from_several_processes(
     assert files(output) == files(whole)
 
 
-def test_two_ranks_equal_one(voc: Path, whole: Path, tmp_path: Path) -> None:
-    shutil.copytree(whole / "seeds", tmp_path / "seeds")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "vpl_plugin.cli.clip_es", "learn", "--root", str(voc),
-               "--output", str(tmp_path), "--dataset", "voc", "--split", "train", "--workers", "1",
-               "--device", "cpu"]  # fmt: skip
-    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [
-        subprocess.Popen(command, env={**os.environ, **meeting, "RANK": str(rank)})
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in ranks] == [0, 0]
-    (apart, made), (together, expected) = (
-        load_prototypes(folder / "prototypes/prototypes.safetensors")
-        for folder in (tmp_path, whole)
+def test_two_ranks_equal_one(
+    voc: Path, whole: Path, two_ranks: Callable[..., None], tmp_path: Path
+) -> None:
+    # So few that the path, which later forks on rounding, is still one.
+    iterations = ("--iterations", "20")
+    for name in ("one", "two"):
+        shutil.copytree(whole / "seeds", tmp_path / name / "seeds")
+    assert call("learn", voc, tmp_path / "one", *iterations) == 0
+    two_ranks(
+        *("vpl_plugin.cli.clip_es", "learn", "--root", str(voc), "--output", str(tmp_path / "two")),
+        *("--dataset", "voc", "--split", "train", "--workers", "1", "--device", "cpu", *iterations),
+    )
+    (together, expected), (apart, made) = (
+        load_prototypes(tmp_path / name / "prototypes/prototypes.safetensors")
+        for name in ("one", "two")
     )
     torch.testing.assert_close(apart, together, rtol=0, atol=1e-4)
     assert made["photos"] == expected["photos"] == 6
@@ -337,6 +336,68 @@ def test_what_is_broken_is_reported_and_the_rest_is_done(
     assert json.loads((output / "vision/evaluation.json").read_text())["photos"] == 1
 
 
+def test_a_mended_photo_is_taken_up_and_what_was_learned_stays(
+    own_voc: Path, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cat, annotated = own_voc / "JPEGImages/cat.jpg", own_voc / "Annotations/coffee.xml"
+    held = {path: path.read_bytes() for path in (cat, annotated)}
+    cat.write_bytes(held[cat][:900])
+    annotated.unlink()
+    output = tmp_path / "out"
+    assert call("all", own_voc, output) == 1
+    prototypes = output / "prototypes/prototypes.safetensors"
+    before = prototypes.read_bytes()
+    for path, content in held.items():
+        path.write_bytes(content)
+    caplog.clear()
+    assert call("all", own_voc, output) == 1
+    assert "made from 4 of now 6 photos and is kept" in caplog.text
+    assert f"delete {output / 'prototypes'}, {output / 'vision'} and" in caplog.text
+    # All CAMs are those of one file of prototypes.
+    assert prototypes.read_bytes() == before
+    assert json.loads((output / "vision/evaluation.json").read_text())["photos"] == 6
+    shutil.rmtree(output / "prototypes")
+    shutil.rmtree(output / "vision")
+    assert call("all", own_voc, output) == 0
+    for name in ("prototypes/prototypes.safetensors", "vision/cams/cat.npz"):
+        assert (output / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_what_was_learned_from_other_photos_is_refused(
+    own_voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stage in ("seeds", "learn"):
+        assert call(stage, own_voc, tmp_path) == 0
+    split = own_voc / "ImageSets/Segmentation/train.txt"
+    split.write_text("\n".join(reversed(NAMES)))
+    assert call("learn", own_voc, tmp_path) == 0
+    split.write_text("\n".join(NAMES[1:]))
+    assert call("learn", own_voc, tmp_path) == 2
+    assert "not at hand now, such as astronaut" in capsys.readouterr().err
+
+
+def test_a_photo_too_large_for_the_memory_is_reported(
+    voc: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    genuine = photo_batches.batch_cams
+
+    def small(model: object, pixels: torch.Tensor, *rest: object, **options: object) -> object:
+        if pixels.shape[2:] == (64, 96):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return genuine(model, pixels, *rest, **options)
+
+    monkeypatch.setattr(photo_batches, "batch_cams", small)
+    assert call("seeds", voc, tmp_path) == 1
+    assert "cat.jpg: no memory for 1 photo(s) of 60 x 91 pixels" in caplog.text
+    monkeypatch.setattr(photo_batches, "batch_cams", genuine)
+    assert call("seeds", voc, tmp_path) == 0
+    assert files(tmp_path / "seeds") == files(whole / "seeds")
+
+
 def test_a_full_disk(
     voc: Path,
     whole: Path,
@@ -372,6 +433,24 @@ def test_bad_input(
     assert "names no photo" in message("all", own_voc, out)
     assert "there is no split file 'no'" in message("all", own_voc, out, "--split", "no")
     assert "not in VOC's layout" in message("all", tmp_path, out)
+    assert not out.exists()
+
+
+def test_what_a_late_stage_would_miss_is_told_before_any_work(
+    voc: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def none(*arguments: object) -> None:
+        raise ImportError("a dense CRF needs pydensecrf2")
+
+    out = tmp_path / "out"
+    assert call("all", voc, out, "--prototypes", "none.safetensors") == 2
+    assert "there is no file none.safetensors" in capsys.readouterr().err
+    monkeypatch.setattr(masks_stage, "dense_crf", none)
+    assert call("all", voc, out) == 2
+    assert "needs pydensecrf2" in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vpl_plugin.cli.data_options import add_data_arguments, data_source, split_photos
+from vpl_plugin.cli.data_options import add_data_arguments, data_source, named_photos, split_photos
 from vpl_plugin.clip import COCO
 from vpl_plugin.localization import write_mask
 
@@ -64,6 +64,18 @@ def test_photos_that_show_nothing_are_left_out_and_told(
     (tmp_path / "one.txt").write_text("cat\n")
     with pytest.raises(ValueError, match="no photo whose labels are known"):
         split_photos(arguments, str(tmp_path / "one.txt"), None)
+
+
+@pytest.mark.parametrize("dataset", ["voc", "folder"])
+def test_ground_truth_that_is_not_there_is_not_replaced(dataset: str, voc_tiny: Path) -> None:
+    arguments = parsed("--dataset", dataset, "--root", voc_tiny, "--classes", "voc")
+    with pytest.raises(FileNotFoundError, match=r"no folder of ground truth .*typo"):
+        split_photos(arguments, "train.txt", "typo")
+
+
+def test_a_folder_takes_no_split(voc_tiny: Path) -> None:
+    with pytest.raises(ValueError, match="takes no --split"):
+        named_photos("folder", voc_tiny, split="train.txt", classes="voc")
 
 
 def test_a_folder_without_classes_is_refused(voc_tiny: Path) -> None:

@@ -53,8 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    from vpl_plugin.adapters.clip_cpal import constants
-
     group = parser.add_argument_group("context prototypes")
 
     def option(name: str, default: float, about: str) -> None:
@@ -67,13 +65,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help='folder "adapted" of an earlier run: its context and prototypes are used as they are',
     )
-    option("--capacity", constants.CAPACITY, "instance prototypes of a class in the bank")
-    option("--clusters", constants.CLUSTERS, "context prototypes of a class")
-    option("--top-k", constants.TOP_K, "soft positives of an instance")
-    option("--alignment", constants.ALIGNMENT, "share of the way to the bank's features, 0 to 1")
-    option("--epochs", constants.EPOCHS, "of the self-supervised step; 0 leaves it out")
-    option("--consistency", constants.CONSISTENCY_WEIGHT, "weight of its L1 term")
-    option("--blend", constants.BLEND, "share of the prototype-aware CAM in the CAM, 0 to 1")
+    # Those of CPALSettings, whose import would keep --help waiting for torch.
+    option("--capacity", 256, "instance prototypes of a class in the bank")
+    option("--clusters", 8, "context prototypes of a class")
+    option("--top-k", 3, "soft positives of an instance")
+    option("--alignment", 1.0, "share of the way to the bank's features, 0 to 1")
+    option("--epochs", 5, "of the self-supervised step; 0 leaves it out")
+    option("--consistency", 1.0, "weight of its L1 term")
+    option("--blend", 0.5, "share of the prototype-aware CAM in the CAM, 0 to 1")
 
 
 def _settings(arguments: argparse.Namespace, shard: tuple[int, int]) -> CPALSettings:

@@ -55,17 +55,24 @@ def named_photos(
         split: VOC: the split; COCO: a label list.
         labels: VOC: "annotations" or "masks"; folder: a CSV file.
         classes: folder: "voc", "coco", or names with commas between.
-        masks: folder of the ground truth; None for the data set's own, if it has one.
+        masks: folder of the ground truth, for VOC and COCO below ``root``; None for the data set's
+            own, if it has one.
         subset: COCO: folder of photos.
         instances: COCO: instance JSON.
 
     Raises:
         FileNotFoundError: there is no such folder or file.
-        ValueError: it names no photo, not one photo's labels are known, or ``classes`` is missing.
+        ValueError: it names no photo, not one photo's labels are known, ``classes`` is missing, or
+            a folder is given a split.
     """
     from vpl_plugin.adapters.datasets import coco_photos, folder_photos, voc_photos
     from vpl_plugin.cli.class_option import class_names
 
+    if masks is not None:
+        # The data sets take another folder, or none, where the one named is not there.
+        folder = Path(masks) if dataset == "folder" else root / masks
+        if not folder.is_dir():
+            raise FileNotFoundError(f"there is no folder of ground truth {folder}")
     if dataset == "voc":
         photos = voc_photos(
             root,
@@ -80,6 +87,8 @@ def named_photos(
     else:
         if not classes:
             raise ValueError("--dataset folder takes --classes")
+        if split is not None:
+            raise ValueError("--dataset folder takes no --split: its photos are those of --labels")
         photos = folder_photos(root, class_names(classes), labels, masks=masks)
     if photos.without_labels:
         logger.info("%d photos show none of the classes and are left out", photos.without_labels)

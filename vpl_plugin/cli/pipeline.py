@@ -119,7 +119,9 @@ def _add_arguments(parser: argparse.ArgumentParser, output: str) -> None:
         " (default: the sub-folder's name is the label)",
     )
     data.add_argument("--classes", help='folder: "voc", "coco", or names with commas between')
-    data.add_argument("--masks", help="folder of ground-truth PNGs")
+    data.add_argument(
+        "--masks", help="folder of ground-truth PNGs; for VOC and COCO below the root"
+    )
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="mini", help="as load_clip takes it (default: mini)")
     model.add_argument("--pretrained", help="open_clip's pretrained tag or a file")
@@ -194,6 +196,8 @@ def _run(pipeline: Pipeline, arguments: argparse.Namespace, failures: dict[Path,
     wanted = pipeline.needed(arguments) if arguments.stage == "all" else [arguments.stage]
     with joined_ranks(arguments.device) as ranks:
         settings = pipeline.settings(arguments, (ranks.rank, ranks.world))
+        if arguments.stage == "all":
+            _check_needs(settings)
         if ranks.rank:
             # The first process speaks for all.
             logging.getLogger().setLevel(logging.CRITICAL)
@@ -204,6 +208,16 @@ def _run(pipeline: Pipeline, arguments: argparse.Namespace, failures: dict[Path,
         figures = run_evaluate(photos, settings, failures)
         if figures is not None:
             _show_figures(figures, settings)
+
+
+def _check_needs(settings: Settings) -> None:
+    """What a late stage would miss is told now, not after the hours of those before it."""
+    from vpl_plugin.adapters.clip_es.stages.masks import check_crf
+
+    for file in settings.given:
+        if not file.is_file():
+            raise FileNotFoundError(f"there is no file {file}")
+    check_crf()
 
 
 def _run_stages(

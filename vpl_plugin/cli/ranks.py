@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 __all__ = ["Ranks", "joined_ranks"]
+
+# Others may wait for hours while one works alone; torchrun ends all when one has died.
+TIMEOUT = timedelta(days=7)
 
 
 class Ranks(NamedTuple):
@@ -66,7 +70,7 @@ def joined_ranks(device: str | None) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     # What is no tensor on a GPU, such as the failures, goes over gloo.
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-    torch.distributed.init_process_group(backend)
+    torch.distributed.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield Ranks(rank, world, device)
     finally:

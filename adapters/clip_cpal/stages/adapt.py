@@ -19,7 +19,7 @@ from vpl_plugin.adapters.clip_cpal.self_supervision import Example, adapt_protot
 from vpl_plugin.adapters.clip_cpal.stages.bank import bank_file, read_instances, start_prototypes
 from vpl_plugin.adapters.clip_cpal.stages.settings import CPALSettings
 from vpl_plugin.adapters.clip_cpal.support_bank import SupportBank
-from vpl_plugin.adapters.clip_es.stages.inputs import stage_inputs
+from vpl_plugin.adapters.clip_es.stages.inputs import is_made, note_photos, stage_inputs
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet
 from vpl_plugin.adapters.prototype_files import save_prototypes
 from vpl_plugin.clip.model import ClipModel
@@ -81,20 +81,20 @@ def run_adapt(
         model: the frozen CLIP model; its device computes.
         photos: the set.
         settings: of the run.
-        failures: gets the photos without instance prototypes.
+        failures: gets the photos without instance prototypes, and results of fewer photos than
+            there are.
 
     Raises:
         FileNotFoundError: there are no instance prototypes at all.
-        ValueError: the folder holds results of other settings, or a file is broken.
+        ValueError: the folder holds results of other settings or photos, or a file is broken.
         OSError: a file cannot be written.
     """
     made_by = settings_of(settings.bank, "bank")
-    files, listed = stage_inputs(
+    inputs = stage_inputs(
         photos, settings.bank, partial(bank_file, settings), "instance prototypes", failures
     )
     facts = {
         "bank": made_by,
-        **listed,
         "seed": settings.seed,
         "capacity": settings.capacity,
         "clusters": settings.clusters,
@@ -104,8 +104,10 @@ def run_adapt(
         "consistency": settings.consistency,
     }
     claim_folder(settings.adapted, facts, alone=settings.shard[1] == 1)
-    if settings.shard[0] or settings.prototypes_file.exists():
+    made_from_it = [settings.cams, settings.upstream_cams, settings.masks, settings.labels]
+    if is_made(settings.prototypes_file, inputs, made_from_it, failures) or settings.shard[0]:
         return
+    files = list(inputs.values())
     used = start_prototypes(model, photos, settings)
     num_foreground = len(photos.names.labels)
     context = _context(files, settings, num_foreground)
@@ -135,9 +137,11 @@ def run_adapt(
         "background": photos.names.background,
         "tau_I": temperature,
         **facts,
+        "photos": len(files),
         "classification": made.classification,
         "consistency_loss": made.consistency,
     }
+    note_photos(settings.prototypes_file, inputs)
     save_prototypes(settings.prototypes_file, made.prototypes.cpu(), about)
     logger.info(
         "%d context prototypes of %d photos; classification and L1 loss by epoch: %s",

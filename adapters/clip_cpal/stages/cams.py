@@ -62,11 +62,18 @@ def run_cpal_cams(
 
     Raises:
         FileNotFoundError: there are no context prototypes.
-        ValueError: the folder holds CAMs of other settings, or the prototypes do not fit.
+        ValueError: the folder holds CAMs of other settings, or the prototypes or the context do
+            not fit.
         OSError: a file cannot be written.
     """
     hint = "" if settings.context else ": run the stage 'adapt' first"
     used = read_prototypes(model, photos, settings.prototypes_file, settings.tau_I, hint)
+    kind = "text" if used.temperature is None else "vision"
+    if settings.context is not None and settings.prototypes != kind:
+        raise ValueError(
+            f"{settings.context} was made with {kind} prototypes, so prototypes must be {kind!r};"
+            f" got {settings.prototypes!r}"
+        )
     context = read_context(settings.context_file)
     expected = (len(photos.names.labels), model.embed_dim)
     if (len(context.prototypes), len(context.mean)) != expected:

@@ -49,6 +49,11 @@ class CPALSettings(Settings):
                 raise ValueError(f"{name} must be 0 or more; got {getattr(self, name)}")
 
     @property
+    def given(self) -> tuple[Path, ...]:
+        """Files of an earlier run that all stages together take."""
+        return (self.prototypes_file, self.context_file) if self.context else super().given
+
+    @property
     def bank(self) -> Path:
         """Folder of the photos' instance prototypes."""
         return self.kind / "bank"

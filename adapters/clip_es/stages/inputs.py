@@ -1,15 +1,20 @@
-"""What an earlier stage left for the photos of a set, for a stage that reads all of it."""
+"""What an earlier stage left for the photos of a set, for a stage that makes one thing of it all.
+
+Such a stage notes its photos beside its result. When a photo is mended after that, the result
+stays: all that was made from it would have to go with it, and that is for the user to decide.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet
+from vpl_plugin.atomic_files import whole_file
 
-__all__ = ["stage_inputs"]
+__all__ = ["is_made", "note_photos", "stage_inputs"]
+
+PHOTOS = "photos.txt"
 
 
 def stage_inputs(
@@ -18,7 +23,7 @@ def stage_inputs(
     file_of: Callable[[str], Path],
     what: str,
     failures: dict[Path, str],
-) -> tuple[list[Path], dict[str, Any]]:
+) -> dict[str, Path]:
     """The files of a set's photos.
 
     Args:
@@ -29,22 +34,57 @@ def stage_inputs(
         failures: gets the photos without a file.
 
     Returns:
-        The files in the set's order, and what identifies them for a run.json.
+        The photos' names and their files, in the set's order.
 
     Raises:
         FileNotFoundError: there is not one.
     """
-    files = []
+    files = {}
     for item in photos.photos:
         file = file_of(item.name)
         if file.exists():
-            files.append(file)
+            files[item.name] = file
         else:
             failures.setdefault(item.photo, f"it has no {what} at {file}")
     if not files:
         raise FileNotFoundError(f"{folder} has no {what} of any photo of this split")
-    listed = "\n".join(file.relative_to(folder).as_posix() for file in files)
-    return files, {
-        "photos": len(files),
-        "photos_sha256": hashlib.sha256(listed.encode()).hexdigest(),
-    }
+    return files
+
+
+def note_photos(result: Path, names: Collection[str]) -> None:
+    """Writes beside a stage's result the photos it is about to be made from, one a line."""
+    with whole_file(result.with_name(PHOTOS)) as part:
+        part.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
+def is_made(
+    result: Path, names: Collection[str], made_from_it: Sequence[Path], failures: dict[Path, str]
+) -> bool:
+    """Whether a stage's result is there and fits the photos at hand.
+
+    Args:
+        result: the file that the stage writes last.
+        names: of the photos at hand.
+        made_from_it: folders of later stages, for the message.
+        failures: gets a result of only some of these photos, as after one was mended.
+
+    Raises:
+        FileNotFoundError: the result is there, and what :func:`note_photos` wrote is not.
+        ValueError: it was made from a photo that is not at hand.
+    """
+    if not result.exists():
+        return False
+    held = result.with_name(PHOTOS).read_text(encoding="utf-8").split("\n")[:-1]
+    gone = sorted({*held} - {*names})
+    if gone:
+        raise ValueError(
+            f"{result} was made from {len(gone)} photo(s) that are not at hand now, such as"
+            f" {gone[0]}: choose another --output, or delete {result.parent}"
+        )
+    if len(held) < len(names):
+        folders = ", ".join(str(folder) for folder in (result.parent, *made_from_it))
+        failures[result] = (
+            f"it was made from {len(held)} of now {len(names)} photos and is kept; to make it anew"
+            f" from all of them, delete {folders} and run the command again"
+        )
+    return True

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vpl_plugin.adapters.clip_es.stage_files import read_seeds
-from vpl_plugin.adapters.clip_es.stages.inputs import stage_inputs
+from vpl_plugin.adapters.clip_es.stages.inputs import is_made, note_photos, stage_inputs
 from vpl_plugin.adapters.clip_es.stages.seeds import seeds_file
 from vpl_plugin.adapters.clip_es.stages.settings import PROTOTYPES, TEXT_PROTOTYPES, Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet
@@ -111,21 +111,19 @@ def run_learn(
     Args:
         photos: the set.
         settings: of the run.
-        failures: gets the photos without seeds.
+        failures: gets the photos without seeds, and prototypes of fewer photos than there are.
         device: where to compute.
 
     Raises:
         FileNotFoundError: there are no seeds at all.
-        ValueError: the folder holds prototypes of other settings, or a seeds file is broken.
+        ValueError: the folder holds prototypes of other settings or photos, or a seeds file is
+            broken.
         OSError: a file cannot be written.
     """
     made_by = settings_of(settings.seeds, "seeds")
-    files, listed = stage_inputs(
-        photos, settings.seeds, partial(seeds_file, settings), "seeds", failures
-    )
+    inputs = stage_inputs(photos, settings.seeds, partial(seeds_file, settings), "seeds", failures)
     facts = {
         "seeds": made_by,
-        **listed,
         "tau_T": TAU_T,
         "tau_I": settings.tau_I,
         "solver": settings.solver,
@@ -134,8 +132,9 @@ def run_learn(
     }
     claim_folder(settings.learned, facts, alone=settings.shard[1] == 1)
     target = settings.learned / PROTOTYPES
-    if target.exists():
+    if is_made(target, inputs, [settings.output / "vision"], failures):
         return
+    files = list(inputs.values())
     rank, world = settings.shard
     # With fewer files than processes each one reads them all.
     share = files[rank::world] if len(files) >= world else files
@@ -168,6 +167,7 @@ def run_learn(
         **about,
         "kind": "vision",
         **facts,
+        "photos": len(files),
         "loss": float(fit.losses[-1]),
         "kl": float(fit.losses[-1] - fit.target_entropy),
         "gap": float(fit.gaps[-1]),
@@ -176,6 +176,7 @@ def run_learn(
         "passes": fit.passes,
         "stop_reason": fit.stop_reason,
     }
+    note_photos(target, inputs)
     save_prototypes(target, fit.prototypes.cpu(), made)
     logger.info(
         "prototypes of %d photos: loss %.4f -> %.4f in %d passes (%s)",

@@ -20,7 +20,7 @@ from vpl_plugin.localization.mask_files import IGNORE_INDEX, write_mask
 from vpl_plugin.localization.seeds import background_score, resize_cams
 from vpl_plugin.run_folder import claim_folder, settings_of
 
-__all__ = ["MaskJob", "make_mask", "run_masks"]
+__all__ = ["MaskJob", "check_crf", "make_mask", "run_masks"]
 
 
 class MaskJob(NamedTuple):
@@ -45,6 +45,11 @@ class MaskJob(NamedTuple):
     parity: bool
 
 
+def check_crf() -> None:
+    """Raises ImportError where no dense CRF is installed."""
+    dense_crf(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 2), 0.5, np.float32))
+
+
 def run_masks(photos: PhotoSet, settings: Settings, failures: dict[Path, str]) -> None:
     """Writes the masks of every photo whose files are not there yet.
 
@@ -64,7 +69,7 @@ def run_masks(photos: PhotoSet, settings: Settings, failures: dict[Path, str]) -
             f"masks have 8 bits: at most {IGNORE_INDEX - 1} classes; got {len(photos.names.labels)}"
         )
     # A missing CRF is told now, not by each worker.
-    dense_crf(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 2), 0.5, np.float32))
+    check_crf()
     facts = {
         "cams": settings_of(settings.cams, "cams"),
         "power": settings.power,

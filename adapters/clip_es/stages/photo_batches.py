@@ -16,6 +16,7 @@ from vpl_plugin.adapters.clip_es.cams import CAMStep, PhotoCAMs, batch_cams
 from vpl_plugin.adapters.clip_es.stages.settings import Settings
 from vpl_plugin.adapters.datasets.photo_set import SetPhoto
 from vpl_plugin.clip.model import ClipModel
+from vpl_plugin.clip.out_of_memory import is_out_of_memory
 from vpl_plugin.clip.preprocess import BrokenPhotoError, open_photo, photo_size
 
 __all__ = ["LocalisedPhoto", "localised_photos", "photo_grid", "plan_batches"]
@@ -108,7 +109,7 @@ def localised_photos(
         num_foreground: number of foreground rows.
         temperature: of GradCAM's softmax.
         is_done: whether a photo's files are there.
-        failures: gets the photos that cannot be read.
+        failures: gets the photos that cannot be read, or whose attention does not fit in memory.
         cam_step: of :func:`batch_cams`.
 
     Yields:
@@ -130,16 +131,27 @@ def localised_photos(
             progress.update(len(loaded) - len(readable))
             if not readable:
                 continue
-            localised = batch_cams(
-                model,
-                torch.stack([pixels for _, pixels, _ in readable]),
-                [item.classes for item, _, _ in readable],
-                prototypes,
-                num_foreground=num_foreground,
-                temperature=temperature,
-                position_dtype=settings.position_dtype,
-                cam_step=cam_step,
-            )
+            try:
+                localised = batch_cams(
+                    model,
+                    torch.stack([pixels for _, pixels, _ in readable]),
+                    [item.classes for item, _, _ in readable],
+                    prototypes,
+                    num_foreground=num_foreground,
+                    temperature=temperature,
+                    position_dtype=settings.position_dtype,
+                    cam_step=cam_step,
+                )
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                for item, _, (height, width) in readable:
+                    failures[item.photo] = (
+                        f"no memory for {len(readable)} photo(s) of {height} x {width} pixels at"
+                        " once: lower the batch size, or make the photo smaller"
+                    )
+                progress.update(len(readable))
+                continue
             for (item, _, size), (cams, features) in zip(readable, localised, strict=True):
                 if not is_done(item):
                     yield LocalisedPhoto(item, size, cams, features)

@@ -62,9 +62,12 @@ class Settings:
     shard: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "workers"):
+        for name in ("batch_size", "workers", "iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}")
+        for name in ("seed", "tolerance"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more; got {getattr(self, name)}")
         if self.pixels_per_photo is not None and self.pixels_per_photo < 1:
             raise ValueError(f"pixels_per_photo must be 1 or more; got {self.pixels_per_photo}")
         for name in ("threshold", "confidence"):
@@ -102,6 +105,11 @@ class Settings:
             return self.seeds / TEXT_PROTOTYPES
         learned = self.prototypes == "vision"
         return self.learned / PROTOTYPES if learned else Path(self.prototypes)
+
+    @property
+    def given(self) -> tuple[Path, ...]:
+        """Files of an earlier run that all stages together take."""
+        return () if self.prototypes in NAMED_PROTOTYPES else (Path(self.prototypes),)
 
     @property
     def cams(self) -> Path:
