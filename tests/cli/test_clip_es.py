@@ -454,6 +454,16 @@ def test_what_a_late_stage_would_miss_is_told_before_any_work(
     assert not out.exists()
 
 
+def test_prototypes_that_are_not_finite_are_told(
+    voc: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(whole / "seeds", output / "seeds")
+    assert call("learn", voc, output, "--tau-I", "1e-40") == 2
+    assert "tau_I = 1e-40" in capsys.readouterr().err
+    assert not (output / "prototypes/prototypes.safetensors").exists()
+
+
 def test_stages_in_the_wrong_order_and_other_settings(
     voc: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UpstreamError as error:
         print(f"vpl-clip-es: {error}", file=sys.stderr)
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"vpl-clip-es: {error}", file=sys.stderr)
         return 2
     logger.info("CAMs of %d photos are in %s", done.photos, done.cam_out_dir)

@@ -75,7 +75,7 @@ def run_pipeline(pipeline: Pipeline, argv: Sequence[str]) -> int:
             message = str(error)
         print(f"{pipeline.program} {arguments.stage}: {message}", file=sys.stderr)
         return 2
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, FloatingPointError) as error:
         print(f"{pipeline.program} {arguments.stage}: {error}", file=sys.stderr)
         return 2
     finally:
