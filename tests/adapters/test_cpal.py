@@ -194,7 +194,7 @@ def test_the_map_is_the_weighted_mean_cosine_without_its_negative_part() -> None
         (lambda: instance_prototypes(units(6, 4), torch.rand(1, 2, 3), 1.5), "threshold"),
         (lambda: align_features(units(6, 4), torch.zeros(3), torch.zeros(4), 1.0), "photo_mean"),
         (lambda: align_features(units(6, 4), torch.zeros(4), torch.zeros(4), 2.0), "alignment"),
-        (lambda: context_prototypes(torch.zeros(3, 4), 2), "row 0"),
+        (lambda: context_prototypes(torch.zeros(3, 4), 2), "row 0 is all zeros"),
         (lambda: context_prototypes(units(3, 4), 0), "clusters"),
         (lambda: soft_positives(units(1, 4), units(3, 5)), "same number of columns"),
         (lambda: soft_positives(units(1, 4), units(3, 4), 0), "top_k"),

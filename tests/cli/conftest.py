@@ -68,6 +68,18 @@ def decoder_file(mini: ClipModel, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
+@pytest.fixture(
+    params=[
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["cuda", "cpu"],
+)
+def full_memory(request: pytest.FixtureRequest) -> RuntimeError:
+    """What PyTorch raises where a tensor does not fit."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def two_ranks() -> Callable[..., None]:
     """Runs a module as torchrun does: two processes that meet over gloo."""

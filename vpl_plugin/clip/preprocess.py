@@ -28,7 +28,6 @@ PixelArray: TypeAlias = npt.NDArray[np.uint8]
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-
 # EXIF's tag for the orientation, and from which value on height and width swap.
 _ORIENTATION, _TURNED = 0x0112, 5
 
