@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vpl_plugin.adapters.clip_es.learning import DEFAULT_ANCHOR
 from vpl_plugin.adapters.clip_es.upstream_checkout import SCRIPTS, check_checkout
 from vpl_plugin.adapters.clip_es.upstream_runner import UpstreamJob
 from vpl_plugin.adapters.clip_es.upstream_split import UpstreamSplit, check_photos, read_split
@@ -17,6 +18,7 @@ from vpl_plugin.core.checks import (
     check_choice,
     check_count,
     check_fraction,
+    check_not_negative,
     check_positive,
 )
 
@@ -53,6 +55,7 @@ def retrofit(
     dataset: str = "voc12",
     num_workers: int = 1,
     tau_I: float = 0.03,
+    anchor: float = DEFAULT_ANCHOR,
     threshold: float = 0.4,
     pixels_per_photo: int | None = 128,
     seed: int = 0,
@@ -77,6 +80,7 @@ def retrofit(
         dataset: "voc12" or "coco14", which of upstream's two scripts.
         num_workers: as upstream's flag, processes.
         tau_I: temperature of the vision distribution.
+        anchor: lambda, the weight of the prior at the text prototypes; 0 is the paper's problem.
         threshold: Phi of the seeds.
         pixels_per_photo: how many to learn from in each photo; None takes them all.
         seed: of the draw.
@@ -98,6 +102,7 @@ def retrofit(
     check_choice("dataset", dataset, SCRIPTS)
     check_count("num_workers", num_workers)
     check_positive("tau_I", tau_I)
+    check_not_negative("anchor", anchor)
     check_fraction("threshold", threshold)
     if pixels_per_photo is not None:
         check_count("pixels_per_photo", pixels_per_photo)
@@ -123,6 +128,7 @@ def retrofit(
         cam_out_dir=os.path.abspath(cam_out_dir),
         num_workers=num_workers,
         tau_I=tau_I,
+        anchor=anchor,
         threshold=threshold,
         pixels_per_photo=pixels_per_photo,
         seed=seed,

@@ -58,6 +58,7 @@ class UpstreamJob:
         cam_out_dir: where upstream's .npy files go.
         num_workers: processes, as upstream's flag.
         tau_I: temperature of the vision distribution.
+        anchor: lambda, the weight of the prior at the text prototypes.
         threshold: Phi of the seeds.
         pixels_per_photo: how many to learn from in each photo; None takes them all.
         seed: of the draw.
@@ -72,6 +73,7 @@ class UpstreamJob:
     cam_out_dir: str
     num_workers: int
     tau_I: float
+    anchor: float
     threshold: float
     pixels_per_photo: int | None
     seed: int
@@ -209,12 +211,13 @@ class _Retrofit:
             text = torch.cat([foreground, background])
             self._perform(_CollectSeeds(job), text, len(foreground), cam, skip=done)
             stream = SeedStream(files, Z, num_foreground=len(foreground))
-            fit = learn_vision_prototypes(stream, Z, job.tau_I, full_output=True)
+            fit = learn_vision_prototypes(stream, Z, job.tau_I, anchor=job.anchor, full_output=True)
             W = fit.prototypes
             facts |= {
                 "upstream": f"CLIP-ES, {self._about.module}.py",
                 "classes": self._class_names,
                 "background": self._background,
+                "anchor": job.anchor,
                 "threshold": job.threshold,
                 "loss": float(fit.losses[-1]),
                 "gap": float(fit.gaps[-1]),

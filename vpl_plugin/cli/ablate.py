@@ -27,7 +27,8 @@ from vpl_plugin.adapters.clip_es import (
 )
 from vpl_plugin.adapters.datasets import SetPhoto, voc_photos
 from vpl_plugin.atomic_files import whole_file
-from vpl_plugin.cli.ablation_tables import TABLES, Setting, markdown
+from vpl_plugin.cli import learning_curve
+from vpl_plugin.cli.ablation_tables import DEFAULT, TABLES, TEXT, Setting, markdown
 from vpl_plugin.clip import (
     CLIP_ES,
     ENSEMBLE,
@@ -51,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 TEMPLATES = {"clip_es": CLIP_ES, "single": SINGLE, "ensemble": ENSEMBLE}
 NUM_FOREGROUND = len(VOC.labels)
+CURVE = "photos"
 
 Pairs = list[tuple[EncodedPhoto, np.ndarray]]
 
@@ -72,7 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pretrained", default=None, help="open_clip's pretrained tag")
     parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: cuda if there)")
     parser.add_argument(
-        "--tables", nargs="+", choices=sorted(TABLES), default=list(TABLES), help="which tables"
+        "--tables",
+        nargs="+",
+        choices=sorted([*TABLES, CURVE]),
+        default=[*TABLES, CURVE],
+        help=f"which tables; {CURVE} also draws {CURVE}.png, mIoU by the number of photos",
     )
 
 
@@ -94,9 +100,15 @@ def run(arguments: argparse.Namespace) -> int:
         "model": encoder_fingerprint(model),
         **{name: _digest(photos) for name, photos in splits.items()},
     }
-    results = _Results(output / "results.json", context)
-    settings = list(dict.fromkeys(row for table in arguments.tables for row in TABLES[table].rows))
-    missing = [setting for setting in settings if results.get(setting) is None]
+    results = _Results(output, context)
+    train_photos = len(splits["train"])
+    tables = {name: table.rows for name, table in TABLES.items()}
+    tables[CURVE] = (TEXT, *learning_curve.curve_settings(train_photos))
+    # Every difference is one to the text prototypes or to the default.
+    settings = [
+        *dict.fromkeys([TEXT, DEFAULT, *(row for name in arguments.tables for row in tables[name])])
+    ]
+    missing = [setting for setting in settings if results.row(setting) is None]
     logger.info("%d settings, %d of them done before", len(settings), len(settings) - len(missing))
     if missing:
         pairs = {
@@ -107,9 +119,11 @@ def run(arguments: argparse.Namespace) -> int:
         }
         bench = _Bench(model, pairs)
         for setting in tqdm(missing, desc="settings", unit="setting"):
-            results.add(setting, bench.run(setting))
-            _write_tables(output, arguments.tables, results)
-    sys.stdout.write(_write_tables(output, arguments.tables, results))
+            results.add(setting, *bench.run(setting))
+            _write_tables(output, arguments.tables, results, train_photos)
+    sys.stdout.write(_write_tables(output, arguments.tables, results, train_photos))
+    if CURVE in arguments.tables:
+        learning_curve.save_figure(output / f"{CURVE}.png", train_photos, results)
     logger.info("Look at %s", (output / "tables.md").resolve())
     for path, why in failures.items():
         logger.error("left out: %s: %s", path, why)
@@ -143,8 +157,9 @@ def _digest(photos: Sequence[SetPhoto]) -> str:
 class _Results:
     """What was measured so far, on disk after every setting."""
 
-    def __init__(self, path: Path, context: dict[str, Any]) -> None:
-        self._path = path
+    def __init__(self, folder: Path, context: dict[str, Any]) -> None:
+        self._path = path = folder / "results.json"
+        self._counts = folder / "counts"
         self._context = context
         self._rows: dict[str, dict[str, Any]] = {}
         if path.exists():
@@ -156,17 +171,36 @@ class _Results:
                 )
             self._rows = stored["rows"]
 
-    def get(self, setting: Setting) -> dict[str, Any] | None:
+    def row(self, setting: Setting) -> dict[str, Any] | None:
         return self._rows.get(setting.key)
 
-    def add(self, setting: Setting, row: dict[str, Any]) -> None:
+    def counts(self, setting: Setting, split: str, kind: str) -> Tensor:
+        with np.load(self._counts_file(setting), allow_pickle=False) as held:
+            return torch.from_numpy(held[f"{split}_{kind}"])
+
+    def _counts_file(self, setting: Setting) -> Path:
+        return self._counts / f"{hashlib.sha256(setting.key.encode()).hexdigest()[:16]}.npz"
+
+    def add(self, setting: Setting, row: dict[str, Any], counts: dict[str, Tensor]) -> None:
+        """Keeps the figures of a setting, and the counts of its photos."""
+        self._counts.mkdir(exist_ok=True)
+        with whole_file(self._counts_file(setting)) as part:
+            arrays: dict[str, Any] = {
+                name: each.to(torch.int32).numpy() for name, each in counts.items()
+            }
+            np.savez_compressed(part, **arrays)
         self._rows[setting.key] = row
         with whole_file(self._path) as part:
             part.write_text(json.dumps({"context": self._context, "rows": self._rows}, indent=1))
 
 
-def _write_tables(output: Path, names: Sequence[str], results: _Results) -> str:
-    text = "\n".join(markdown(TABLES[name], results.get) for name in names)
+def _write_tables(output: Path, names: Sequence[str], results: _Results, photos: int) -> str:
+    text = "\n".join(
+        learning_curve.markdown(photos, results)
+        if name == CURVE
+        else markdown(TABLES[name], results)
+        for name in names
+    )
     with whole_file(output / "tables.md") as part:
         part.write_text(text)
     return text
@@ -181,8 +215,8 @@ class _Bench:
         self._text: dict[str, Tensor] = {}
         self._cams: dict[str, list[Any]] = {}
 
-    def run(self, setting: Setting) -> dict[str, Any]:
-        """Prototypes of a setting, and their scores on both splits."""
+    def run(self, setting: Setting) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Prototypes of a setting, their scores on both splits, and the counts of the photos."""
         Z = self._text_prototypes(setting.templates)
         started = time.perf_counter()
         learned: dict[str, Any] = {}
@@ -200,17 +234,28 @@ class _Bench:
                 "stop_reason": fit.stop_reason,
             }
         learned["seconds"] = time.perf_counter() - started
-        scores = {
-            name: seed_scores(
+        if setting.photos is None:
+            scored = self._pairs
+        else:
+            # The curve asks for the photos learned from alone.
+            learned_from = [self._pairs["train"][index] for index in self._drawn(setting)]
+            scored = {"learned": learned_from, "val": self._pairs["val"]}
+        scores, counts = {}, {}
+        for name, pairs in scored.items():
+            found = seed_scores(
                 self._model,
                 tqdm(pairs, desc=f"score {name}", unit="photo", leave=False),
                 prototypes,
                 num_foreground=NUM_FOREGROUND,
                 temperature=setting.gradcam_temperature,
             )._asdict()
-            for name, pairs in self._pairs.items()
-        }
-        return {"setting": dataclasses.asdict(setting), **learned, "scores": scores}
+            for kind in ("raw", "refined"):
+                counts[f"{name}_{kind}"] = found.pop(f"{kind}_counts")
+            scores[name] = found
+        return {"setting": dataclasses.asdict(setting), **learned, "scores": scores}, counts
+
+    def _drawn(self, setting: Setting) -> list[int]:
+        return learning_curve.drawn_photos(setting, len(self._pairs["train"]))
 
     def _text_prototypes(self, templates: str) -> Tensor:
         if templates not in self._text:
@@ -225,6 +270,7 @@ class _Bench:
             Z,
             setting.tau_I,
             targets=targets,
+            anchor=setting.anchor,
             solver=setting.solver,
             lr=setting.lr,
             constraint=setting.constraint,
@@ -240,7 +286,8 @@ class _Bench:
         """Features drawn from the train photos, and their targets."""
         generator = torch.Generator().manual_seed(setting.seed)
         features, rows = [], []
-        for index, (photo, mask) in enumerate(self._pairs["train"]):
+        for index in self._drawn(setting):
+            photo, mask = self._pairs["train"][index]
             drawn = torch.randperm(len(photo.features), generator=generator)
             drawn = drawn[: setting.pixels_per_photo].to(Z.device)
             features.append(photo.features[drawn])

@@ -6,9 +6,23 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["TABLES", "Setting", "Table", "markdown"]
+from torch import Tensor
+
+from vpl_plugin.localization.bootstrap import Difference, paired_difference
+
+__all__ = [
+    "DEFAULT",
+    "TABLES",
+    "TEXT",
+    "Measurements",
+    "Setting",
+    "Table",
+    "markdown",
+    "percent",
+    "points",
+]
 
 LOGIT_SCALE_TEMPERATURE = 0.01
 
@@ -23,6 +37,7 @@ class Setting:
         targets: "refined seeds", "raw seeds", "Eq. 5", "Eq. 5, present classes" or "true masks".
         threshold: Phi.
         tau_I: temperature of the vision distribution.
+        anchor: lambda, the weight of the prior at the text prototypes.
         solver: name of the solver.
         lr: alpha, its (first) step.
         constraint: "sphere" or "ball".
@@ -33,6 +48,8 @@ class Setting:
         shift: of "modified gap".
         pixels_per_photo: how many are drawn from each photo; None takes them all.
         seed: of that draw.
+        photos: how many of the train photos are learned from; None takes them all.
+        draw: which ones.
     """
 
     prototypes: str = "vision"
@@ -40,16 +57,19 @@ class Setting:
     targets: str = "refined seeds"
     threshold: float = 0.4
     tau_I: float = 0.03
+    anchor: float = 0.1
     solver: str = "apgd"
     lr: float = 10.0
     constraint: str = "sphere"
     iterations: int = 3000
-    tolerance: float = 0.01
+    tolerance: float = 3e-4
     regularization: str = "instance"
     temperature: float | None = None
     shift: float = 0.0
     pixels_per_photo: int | None = 128
     seed: int = 0
+    photos: int | None = None
+    draw: int = 0
 
     @property
     def key(self) -> str:
@@ -62,6 +82,21 @@ class Setting:
         if self.temperature is None and self.prototypes == "vision":
             return self.tau_I
         return self.temperature
+
+
+class Measurements(Protocol):
+    """What was measured so far."""
+
+    def row(self, setting: Setting) -> dict[str, Any] | None:
+        """The figures of a setting, or None."""
+        ...
+
+    def counts(self, setting: Setting, split: str, kind: str) -> Tensor:
+        """(photos, 3, C) of :func:`~vpl_plugin.localization.iou_counts`.
+
+        ``split`` is "train", "val" or "learned"; ``kind`` is "raw" or "refined".
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +120,12 @@ def _table(title: str, label: Callable[[Setting], str], *rows: tuple[Setting, st
     return Table(title, label, tuple(row for row, _ in rows), tuple(paper for _, paper in rows))
 
 
+def _prior(setting: Setting) -> str:
+    return "" if setting.anchor else ", no prior"
+
+
 TEXT = Setting(prototypes="text")
+DEFAULT = Setting()
 
 TABLES: dict[str, Table] = {
     "prompts": _table(
@@ -98,7 +138,13 @@ TABLES: dict[str, Table] = {
         (Setting(prototypes="modified gap", templates="ensemble", shift=0.5), "63.5 / 0.71"),
         (Setting(templates="single"), "66.8 / 0.64"),
         (Setting(templates="ensemble"), "68.2 / 0.51"),
-        (Setting(), None),
+        (DEFAULT, None),
+    ),
+    "anchor": _table(
+        "Prior at the text prototypes",
+        lambda s: "text prototypes" if s.prototypes == "text" else f"lambda = {s.anchor:g}",
+        (TEXT, None),
+        *((Setting(anchor=anchor), None) for anchor in (0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)),
     ),
     "tau_I": _table(
         "Temperature tau_I (the paper's Table 5: mIoU / gap)",
@@ -122,30 +168,41 @@ TABLES: dict[str, Table] = {
     ),
     "iterations": _table(
         "Iterations T_w (the paper's Table 7: mIoU)",
-        lambda s: f"{s.solver}, {s.iterations}",
-        *((Setting(iterations=count, tolerance=0.0), None) for count in (5, 10, 20, 40, 100, 300)),
-        (Setting(solver="pgd_halving", iterations=100, tolerance=0.0), None),
-        (Setting(solver="pgd_halving", iterations=300, tolerance=0.0), None),
-        (Setting(solver="pgd_halving", iterations=1000, tolerance=0.0), "65.9"),
-        (Setting(solver="pgd_halving", iterations=3000, tolerance=0.0), "68.2"),
+        lambda s: f"{s.solver}, {s.iterations}{_prior(s)}",
+        *(
+            (Setting(anchor=anchor, iterations=count, tolerance=0.0), None)
+            for anchor in (DEFAULT.anchor, 0.0)
+            for count in (5, 10, 20, 40, 100, 300)
+        ),
+        *(
+            (
+                Setting(solver="pgd_halving", anchor=0.0, iterations=count, tolerance=0.0),
+                {1000: "65.9", 3000: "68.2"}.get(count),
+            )
+            for count in (100, 300, 1000, 3000)
+        ),
     ),
     "solver": _table(
         "Solver and constraint",
-        lambda s: f"{s.solver}, lr {s.lr:g}, on the {s.constraint}",
-        (Setting(), None),
+        lambda s: f"{s.solver}, lr {s.lr:g}, on the {s.constraint}{_prior(s)}",
+        (DEFAULT, None),
+        (Setting(anchor=0.0), None),
         (Setting(constraint="ball"), None),
-        (Setting(solver="pgd_halving", iterations=3000, tolerance=0.0), "68.2"),
-        (Setting(solver="pgd", iterations=1000, tolerance=0.0), None),
-        (Setting(solver="pgd", lr=0.01, iterations=1000, tolerance=0.0), None),
+        (Setting(constraint="ball", anchor=0.0), None),
+        (Setting(solver="pgd_halving", iterations=3000, tolerance=0.0), None),
+        (Setting(solver="pgd_halving", anchor=0.0, iterations=3000, tolerance=0.0), "68.2"),
+        (Setting(solver="pgd", anchor=0.0, iterations=1000, tolerance=0.0), None),
+        (Setting(solver="pgd", lr=0.01, anchor=0.0, iterations=1000, tolerance=0.0), None),
     ),
     "targets": _table(
         "Targets and regularisation (Theorems 2 and 3)",
-        lambda s: s.targets + (", class-level" if s.regularization == "class" else ""),
+        lambda s: s.targets + (", class-level" if s.regularization == "class" else "") + _prior(s),
+        (Setting(targets="Eq. 5", anchor=0.0), None),
         (Setting(targets="Eq. 5"), None),
         (Setting(targets="Eq. 5, present classes"), None),
         (Setting(targets="raw seeds"), None),
         (Setting(targets="refined seeds"), None),
-        (Setting(targets="refined seeds", regularization="class"), None),
+        (Setting(targets="refined seeds", regularization="class", anchor=0.0), None),
         (Setting(targets="true masks"), None),
     ),
     "temperature": _table(
@@ -173,32 +230,73 @@ TABLES: dict[str, Table] = {
 }
 
 
-def markdown(table: Table, result_of: Callable[[Setting], dict[str, Any] | None]) -> str:
+def markdown(table: Table, measured: Measurements) -> str:
     """The table in Markdown; rows without a result yet hold dashes.
 
     Args:
         table: the settings.
-        result_of: gives the stored result of a setting, or None.
+        measured: what was measured so far.
 
     Returns:
-        Heading and table, mIoU in percent.
+        Heading and table: mIoU in percent; its differences with their 95 % intervals over photos,
+        to the text prototypes and to the default.
     """
     lines = [
         f"### {table.title}",
         "",
-        "| | val raw | val refined | train raw | train refined | gap | loss | passes | paper |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| | val raw | val refined | to text | to the default | train raw | train refined"
+        " | to text | gap | loss | passes | paper |",
+        f"|{'---|' * 12}",
     ]
     for setting, paper in zip(table.rows, table.paper, strict=True):
-        cells = _cells(result_of(setting))
+        cells = _cells(setting, measured)
         lines.append(f"| {table.label(setting)} | {' | '.join(cells)} | {paper or ''} |")
     return "\n".join([*lines, ""])
 
 
-def _cells(result: dict[str, Any] | None) -> list[str]:
+def _cells(setting: Setting, measured: Measurements) -> list[str]:
+    result = measured.row(setting)
     if result is None:
-        return ["-"] * 7
+        return ["-"] * 10
     train, val = result["scores"]["train"], result["scores"]["val"]
-    miou = [f"{100 * split[kind]:.1f}" for split in (val, train) for kind in ("raw", "refined")]
     loss = f"{result['loss']:.4f}" if "loss" in result else ""
-    return [*miou, f"{train['gap']:.3f}", loss, str(result.get("passes", ""))]
+    return [
+        percent(val["raw"]),
+        percent(val["refined"]),
+        _difference(setting, TEXT, "val", measured),
+        _difference(setting, DEFAULT, "val", measured),
+        percent(train["raw"]),
+        percent(train["refined"]),
+        _difference(setting, TEXT, "train", measured),
+        f"{train['gap']:.3f}",
+        loss,
+        str(result.get("passes", "")),
+    ]
+
+
+def _difference(setting: Setting, base: Setting, split: str, measured: Measurements) -> str:
+    if setting == base or measured.row(base) is None:
+        return ""
+    found = paired_difference(
+        measured.counts(setting, split, "refined"), measured.counts(base, split, "refined")
+    )
+    return points(found)
+
+
+def percent(miou: float) -> str:
+    """A mIoU of [0, 1] in percent.
+
+    >>> percent(0.4567)
+    '45.7'
+    """
+    return f"{100 * miou:.1f}"
+
+
+def points(difference: Difference) -> str:
+    """A difference of mIoU in points, with its interval.
+
+    >>> points(Difference(0.0412, 0.031, 0.0525))
+    '+4.1 [3.1, 5.2]'
+    """
+    mean, low, high = (100 * value for value in difference)
+    return f"{mean:+.1f} [{low:.1f}, {high:.1f}]"

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vpl_plugin.adapters.clip_es import (
+    DEFAULT_ANCHOR,
     EncodedPhoto,
     PhotoCAMs,
     encode_photo,
@@ -36,7 +37,12 @@ from vpl_plugin.clip import (
     text_prototypes,
 )
 from vpl_plugin.clip.out_of_memory import is_out_of_memory
-from vpl_plugin.core.checks import check_count, check_fraction, check_positive
+from vpl_plugin.core.checks import (
+    check_count,
+    check_fraction,
+    check_not_negative,
+    check_positive,
+)
 from vpl_plugin.localization import cams_to_labels, dense_crf, pseudo_mask, resize_cams, write_mask
 from vpl_plugin.run_folder import claim_folder
 
@@ -69,6 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='"vision" (learned from these photos), "text", or a .safetensors of an earlier run',
     )
     parser.add_argument("--tau-I", type=float, default=0.03, help="temperature (default: 0.03)")
+    parser.add_argument(
+        "--anchor",
+        type=float,
+        default=DEFAULT_ANCHOR,
+        help=f"weight of the prior at the text prototypes, 0 for none (default: {DEFAULT_ANCHOR})",
+    )
     parser.add_argument("--threshold", type=float, default=0.4, help="Phi (default: 0.4)")
     parser.add_argument(
         "--pixels-per-photo", type=int, default=128, help="drawn from each photo (default: 128)"
@@ -108,10 +120,17 @@ def run(arguments: argparse.Namespace) -> int:
                 prototypes,
                 num_foreground=len(names.labels),
                 temperature=temperature,
+                box_threshold=names.box_threshold,
             )
             text = None
             if not arguments.no_panels:
-                text = photo_cams(model, encoded, Z, num_foreground=len(names.labels))
+                text = photo_cams(
+                    model,
+                    encoded,
+                    Z,
+                    num_foreground=len(names.labels),
+                    box_threshold=names.box_threshold,
+                )
             _write(output, arguments, names, item, photo, encoded, cams, text)
     finally:
         for path, why in failures.items():
@@ -125,6 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     """Refuses what would stop the run only after the photos are encoded."""
     check_positive("--tau-I", arguments.tau_I)
+    check_not_negative("--anchor", arguments.anchor)
     check_fraction("--threshold", arguments.threshold)
     check_count("--pixels-per-photo", arguments.pixels_per_photo)
     check_positive("--power", arguments.power)
@@ -175,8 +195,10 @@ def _prototypes(
             Z,
             arguments.tau_I,
             num_foreground=len(names.labels),
+            anchor=arguments.anchor,
             threshold=arguments.threshold,
             pixels_per_photo=arguments.pixels_per_photo,
+            box_threshold=names.box_threshold,
         )
         facts = {
             "model": model.name,
@@ -185,6 +207,7 @@ def _prototypes(
             "background": names.background,
             "photos": sum(item.photo not in failures for item in photos),
             "tau_I": arguments.tau_I,
+            "anchor": arguments.anchor,
             "threshold": arguments.threshold,
             "loss": float(fit.losses[-1]),
             "gap": float(fit.gaps[-1]),

@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             dataset=arguments.dataset,
             num_workers=arguments.num_workers,
             tau_I=arguments.tau_I,
+            anchor=arguments.anchor,
             threshold=arguments.threshold,
             pixels_per_photo=arguments.pixels_per_photo or None,
             seed=arguments.seed,
@@ -70,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     upstream.add_argument("--num_workers", type=int, default=1, help="processes (default: 1)")
     own = parser.add_argument_group("vision prototypes")
     own.add_argument("--tau-I", type=float, default=0.03, help="temperature (default: 0.03)")
+    own.add_argument(
+        "--anchor",
+        type=float,
+        default=0.1,
+        help="weight of the prior at the text prototypes, 0 for none (default: 0.1)",
+    )
     own.add_argument("--threshold", type=float, default=0.4, help="Phi (default: 0.4)")
     own.add_argument(
         "--pixels-per-photo",

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vpl_plugin.adapters.clip_es import (
+    DEFAULT_ANCHOR,
     EncodedPhoto,
     SeedScores,
     encode_photo,
@@ -131,6 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
         "classes": VOC.name,
         "photos": [item.name for item in photos],
         "tau_I": TAU_I,
+        "anchor": DEFAULT_ANCHOR,
         "threshold": THRESHOLD,
         "solver": SOLVER,
         "loss": float(fit.losses[-1]),
@@ -145,6 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
         pixels=sum(len(photo.features) for photo in encoded),
         solver=SOLVER,
         tau_I=TAU_I,
+        anchor=DEFAULT_ANCHOR,
         threshold=THRESHOLD,
         passes=fit.passes,
         stop_reason=fit.stop_reason,

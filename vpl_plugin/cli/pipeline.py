@@ -136,9 +136,15 @@ def _add_arguments(parser: argparse.ArgumentParser, output: str) -> None:
     )
     seeds.add_argument("--seed", type=int, default=0, help="of that draw (default: 0)")
     seeds.add_argument("--tau-I", type=float, default=0.03, help="temperature (default: 0.03)")
+    seeds.add_argument(
+        "--anchor",
+        type=float,
+        default=0.1,
+        help="weight of the prior at the text prototypes, 0 for none (default: 0.1)",
+    )
     seeds.add_argument("--solver", choices=("apgd", "pgd", "pgd_halving"), default="apgd")
     seeds.add_argument("--iterations", type=int, default=3000, help="at most (default: 3000)")
-    seeds.add_argument("--tolerance", type=float, default=1e-2, help="to stop (default: 0.01)")
+    seeds.add_argument("--tolerance", type=float, default=3e-4, help="to stop (default: 0.0003)")
     maps = parser.add_argument_group("CAMs and masks")
     maps.add_argument(
         "--prototypes",
@@ -269,6 +275,7 @@ def common_settings(arguments: argparse.Namespace, shard: tuple[int, int]) -> di
         "pixels_per_photo": arguments.pixels_per_photo or None,
         "seed": arguments.seed,
         "tau_I": arguments.tau_I,
+        "anchor": arguments.anchor,
         "solver": arguments.solver,
         "iterations": arguments.iterations,
         "tolerance": arguments.tolerance,

@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
     for name, about in (
         ("tau_I", "temperature of the vision prototypes"),
+        ("anchor", "weight of the prior at the text prototypes, 0 for none"),
         ("threshold", "Phi of the seeds"),
         ("background_power", "of the background score before the CRF"),
         ("confidence", "of the CRF; below it pixels are unknown"),
@@ -171,6 +172,7 @@ def _phase1(arguments: argparse.Namespace, split: str) -> Settings:
         output=arguments.output / split,
         source=data_source(arguments, getattr(arguments, split)),
         tau_I=arguments.tau_I,
+        anchor=arguments.anchor,
         threshold=arguments.threshold,
         power=arguments.background_power,
         confidence=arguments.confidence,

@@ -1,4 +1,4 @@
-"""The classes of PASCAL VOC and COCO as CLIP-ES names them to CLIP."""
+"""The classes of PASCAL VOC and COCO, and what CLIP-ES sets for each data set."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from vpl_plugin.core.checks import check_fraction
+
 __all__ = ["COCO", "VOC", "ClassNames"]
 
 
 @dataclass(frozen=True)
 class ClassNames:
-    """A data set's classes and what CLIP is told about them.
+    """A data set's classes, what CLIP is told about them, and what CLIP-ES sets for them.
 
     Attributes:
         name: of the data set.
         labels: the N classes as the data set's annotations name them, in its order.
         prompts: for each class what goes into the prompt templates: a string, or synonyms.
         background: names of what may surround the classes; each gets a prototype of its own.
+        box_threshold: share of a CAM's maximum above which the attention affinity draws boxes
+            around its regions, in [0, 1]. CLIP-ES takes 0.4 for VOC and 0.7 for COCO.
 
     Raises:
-        ValueError: no labels, a label twice, or as many prompts as labels is not the case.
+        ValueError: no labels, a label twice, as many prompts as labels is not the case, or a
+            box_threshold outside [0, 1].
 
     Example:
         >>> pets = ClassNames("pets", ("cat", "dog"), ("cat", "dog,puppy"), ("grass", "floor"))
@@ -34,6 +39,7 @@ class ClassNames:
     labels: tuple[str, ...]
     prompts: tuple[str | tuple[str, ...], ...]
     background: tuple[str, ...]
+    box_threshold: float = 0.4
 
     def __post_init__(self) -> None:
         if not self.labels:
@@ -46,6 +52,7 @@ class ClassNames:
                 f"prompts of {self.name!r} must be as many as the {len(self.labels)} labels, got "
                 f"{len(self.prompts)}"
             )
+        check_fraction("box_threshold", self.box_threshold)
 
     def indices(self, labels: Iterable[str]) -> list[int]:
         """The class index of each label, in the order given.
@@ -194,5 +201,6 @@ COCO = ClassNames(
     tuple(_COCO_PROMPTS.values()),
     # A keyboard is a class of COCO, and signs belong to some.
     tuple(name for name in _BACKGROUND if name not in ("keyboard", "sign")),
+    box_threshold=0.7,
 )
-"""The 80 classes of COCO, with CLIP-ES's prompts and its 23 background names."""
+"""The 80 classes of COCO, with CLIP-ES's prompts, 23 background names and box threshold."""

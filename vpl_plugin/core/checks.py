@@ -11,6 +11,8 @@ from torch import Tensor
 
 # Rows of a smaller norm count as zero, and cannot be put on the unit sphere.
 LEAST_NORM = 1e-12
+# The square of a larger one, or of its inverse, is lost in float32.
+LARGEST_NORM = 1e12
 
 
 def describe(value: object) -> str:
@@ -51,17 +53,28 @@ def check_rows(name: str, value: Tensor, first_row: int = 0) -> None:
     ``first_row`` is the number of the first row where ``value`` is a part of a larger tensor.
     """
     norms = torch.linalg.vector_norm(value, dim=1, dtype=_norm_dtype(value))
-    finite = torch.isfinite(norms)
-    if not bool((finite & (norms >= LEAST_NORM)).all()):
-        if not bool(finite.all()):
-            row = first_row + int((~finite).nonzero()[0])
-            raise ValueError(f"{name} must be finite; row {row} holds NaN or infinity")
-        row = int((norms < LEAST_NORM).nonzero()[0])
-        norm = float(norms[row])
+    if bool(((norms >= LEAST_NORM) & (norms <= LARGEST_NORM)).all()):
+        return
+    finite = torch.isfinite(value).all(dim=1)
+    if not bool(finite.all()):
+        row = first_row + int((~finite).nonzero()[0])
+        raise ValueError(f"{name} must be finite; row {row} holds NaN or infinity")
+    # In float64, as the squares of a float32 row can overflow or vanish in float32.
+    norms = torch.linalg.vector_norm(value, dim=1, dtype=torch.float64)
+    outside = ((norms < LEAST_NORM) | (norms > LARGEST_NORM)).nonzero()
+    if len(outside) == 0:
+        return
+    row = int(outside[0])
+    norm = float(norms[row])
+    if norm > LARGEST_NORM:
         raise ValueError(
-            f"{name} must have rows of non-zero norm, as they are put on the unit sphere;"
-            f" row {first_row + row} {f'has the norm {norm:.4g}' if norm else 'is all zeros'}"
+            f"{name} must have rows of norm {LARGEST_NORM:g} at most; row {first_row + row} has the"
+            f" norm {norm:.4g}: scale them, as only their directions count"
         )
+    raise ValueError(
+        f"{name} must have rows of non-zero norm, as they are put on the unit sphere;"
+        f" row {first_row + row} {f'has the norm {norm:.4g}' if norm else 'is all zeros'}"
+    )
 
 
 def _norm_dtype(value: Tensor) -> torch.dtype:

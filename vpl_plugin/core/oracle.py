@@ -22,8 +22,10 @@ __all__ = ["ClassOracle", "InstanceOracle", "Oracle", "TargetMoments"]
 class Oracle(Protocol):
     """What a solver asks of the data."""
 
-    passes: int
-    """Evaluations so far, each one pass over the data."""
+    @property
+    def passes(self) -> int:
+        """Evaluations so far, each one pass over the data."""
+        ...
 
     def __call__(self, W: Tensor) -> tuple[Tensor, Tensor]:
         """The loss (0-d) and its gradient (N, D) at the prototypes W (N, D)."""

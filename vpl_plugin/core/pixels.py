@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from vpl_plugin.core.checks import (
@@ -20,6 +22,10 @@ from vpl_plugin.core.checks import (
 )
 
 __all__ = ["PixelChunk", "Pixels"]
+
+# Weights this many powers of two from 1 are brought back to it: sums of products with them would
+# leave the range of float32. Only their ratios count.
+MODERATE_EXPONENT = 32
 
 
 class PixelChunk(NamedTuple):
@@ -54,6 +60,7 @@ class Pixels:
         else:
             self._source = list(source) if isinstance(source, Iterator) else source
         self.chunk_size = chunk_size
+        self._weight_exponent = 0
 
     def __iter__(self) -> Iterator[PixelChunk]:
         for chunk in self._items():
@@ -69,18 +76,32 @@ class Pixels:
             return None if part is None else part[start : start + self.chunk_size]
 
         features = chunk.features[start : start + self.chunk_size]
-        return PixelChunk(
-            features, rows(chunk.targets), rows(chunk.weights), rows(chunk.label_masks)
-        )
+        weights = rows(chunk.weights)
+        if weights is not None and self._weight_exponent:
+            weights = weights.double() * 2.0**-self._weight_exponent
+        return PixelChunk(features, rows(chunk.targets), weights, rows(chunk.label_masks))
 
-    def check(self, text_prototypes: Tensor, ignore_index: int) -> None:
+    def check(
+        self,
+        text_prototypes: Tensor,
+        ignore_index: int,
+        reduce: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         """Reads everything once and raises for the first chunk that does not fit.
+
+        Weights far from 1 are then divided by a power of two, the same on all ranks.
+
+        Args:
+            text_prototypes: (N, D), what the pixels have to go with.
+            ignore_index: the class index of pixels that do not count.
+            reduce: maps a tensor to its sum over all ranks, where there are several.
 
         Raises:
             TypeError: a chunk is not a tensor or a :class:`PixelChunk`.
             ValueError: shapes, devices, values or targets do not fit; the message says which.
         """
         number = -1
+        largest = torch.zeros((), dtype=torch.float64, device=text_prototypes.device)
         for number, chunk in enumerate(self._items()):
             where = "" if self.in_memory else f" (chunk {number})"
             if not isinstance(chunk.features, Tensor):
@@ -97,10 +118,15 @@ class Pixels:
                     check_targets(f"targets{where}", part.targets, classes, ignore_index, start)
                 if part.weights is not None:
                     check_weights(f"weights{where}", part.weights)
+                    largest = torch.maximum(largest, _largest_weight(part, ignore_index))
+                else:
+                    largest = largest.clamp_min(1)
                 if part.label_masks is not None:
                     check_label_masks(f"label_masks{where}", part.label_masks, start)
         if number < 0:
             raise ValueError("features is empty: the iterable yields no chunk")
+        exponent = math.frexp(float(largest if reduce is None else reduce(largest)))[1]
+        self._weight_exponent = exponent if abs(exponent) > MODERATE_EXPONENT else 0
 
     @staticmethod
     def _check_shapes(chunk: PixelChunk, where: str, text_prototypes: Tensor) -> None:
@@ -112,3 +138,12 @@ class Pixels:
         for part, value in zip(PixelChunk._fields, chunk, strict=True):
             if value is not None:
                 check_same_device(f"{part}{where}", value, "text_protos", text_prototypes)
+
+
+def _largest_weight(chunk: PixelChunk, ignore_index: int) -> Tensor:
+    """The largest weight of the pixels that count, 0-d float64."""
+    assert chunk.weights is not None
+    weights = chunk.weights.double()
+    if chunk.targets is not None and not chunk.targets.is_floating_point():
+        weights = weights * (chunk.targets.long() != ignore_index)
+    return weights.amax()

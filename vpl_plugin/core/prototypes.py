@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from vpl_plugin.core.anchor import ANCHORS, Anchor, AnchoredOracle
 from vpl_plugin.core.checks import (
     check_choice,
     check_count,
@@ -38,12 +39,14 @@ class Iterate(NamedTuple):
         prototypes: (N, D), W.
         loss: 0-d, the cross-entropy of Eq. 7 in nats.
         gap: 0-d, the cosine gap of the pixels to their classes' prototypes, in [0, 2].
+        objective: 0-d, what is minimised: the loss, and the penalty of the anchor.
     """
 
     iteration: int
     prototypes: Tensor
     loss: Tensor
     gap: Tensor
+    objective: Tensor
 
 
 class PrototypeFit(NamedTuple):
@@ -59,6 +62,8 @@ class PrototypeFit(NamedTuple):
         passes: passes over the data that the solver took.
         stop_reason: "iterations", "tolerance", "callback" or "stalled" (no step descends any
             more at this precision).
+        objectives: (T + 1,) float64, what is minimised at the same points: the loss, and the
+            penalty of the anchor.
     """
 
     prototypes: Tensor
@@ -67,6 +72,7 @@ class PrototypeFit(NamedTuple):
     target_entropy: Tensor
     passes: int
     stop_reason: str
+    objectives: Tensor
 
 
 @overload
@@ -106,7 +112,8 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
     constraint: str = "sphere",
     lr: float = 10.0,
     iterations: int = 3000,
-    tolerance: float = 1e-2,
+    tolerance: float = 3e-4,
+    anchor: float = 0.0,
     chunk_size: int | None = None,
     regularization: str = "instance",
     callback: Callable[[Iterate], bool | None] | None = None,
@@ -147,8 +154,13 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
         constraint: "sphere" for unit rows, or "ball" for rows of norm at most 1.
         lr: alpha of Eq. 11; for "apgd" the first step tried.
         iterations: T_w, the most iterations.
-        tolerance: stops where the norm of the projected gradient is at or under it; 0 never stops,
-            and then no iteration of "pgd" and "pgd_halving" waits for the device.
+        tolerance: stops where the norm of the projected gradient is at or under this share of its
+            scale, 1 / tau_I + anchor; 0 never stops, and then no iteration of "pgd" and
+            "pgd_halving" waits for the device.
+        anchor: lambda, the weight of a prior that holds each row near its text prototype: adds
+            lambda sum_n (1 - z_n w_n) to Eq. 7 on the sphere, and lambda / 2 ||W - Z||^2 in the
+            ball. 0 is the paper's problem. On photographs 0.1 is better at any size of data
+            (docs/evidence.md), and the adapters take it.
         chunk_size: pixels taken at a time; None: 4,096 on a CPU, where such a chunk stays in the
             cache, and 65,536 elsewhere. The result does not depend on it beyond rounding.
         regularization: "instance" (Eq. 7; each pixel is an anchor) or "class" (each pixel's
@@ -184,6 +196,7 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
     check_positive("tau_T", tau_T)
     check_positive("lr", lr)
     check_not_negative("tolerance", tolerance)
+    check_not_negative("anchor", anchor)
     check_count("iterations", iterations)
     if chunk_size is None:
         chunk_size = CPU_CHUNK if text_protos.device.type == "cpu" else ACCELERATOR_CHUNK
@@ -196,7 +209,7 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
     check_ignore_index(ignore_index, len(text_protos))
     check_rows("text_protos", text_protos)
     pixels = _pixels(features, targets, weights, label_masks, chunk_size)
-    pixels.check(text_protos, ignore_index)
+    pixels.check(text_protos, ignore_index, reduce)
 
     # Autocast would take the products of the solver down to half precision.
     with torch.no_grad(), torch.autocast(text_protos.device.type, enabled=False):
@@ -216,8 +229,12 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
             )
         else:
             oracle = ClassOracle(moments, Z, tau_T=tau_T, tau_I=tau_I)
+        prior = ANCHORS[constraint](Z, anchor) if anchor > 0 else None
+        if prior is not None:
+            oracle = AnchoredOracle(oracle, prior)
         geometry = CONSTRAINTS[constraint]()
-        trace = _Trace(moments, geometry, tolerance, callback)
+        # The gradient of Eq. 7 is a mean of unit features over tau_I, that of the prior lambda Z.
+        trace = _Trace(moments, prior, geometry, tolerance * (1 / tau_I + anchor), callback)
         W, reason = SOLVERS[solver](
             oracle, Z, geometry, lr=lr, iterations=iterations, observe=trace
         )
@@ -238,6 +255,7 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
             target_entropy=moments.entropy,
             passes=passes,
             stop_reason=reason,
+            objectives=torch.stack(trace.objectives),
         )
 
 
@@ -282,29 +300,36 @@ class _Trace:
     def __init__(
         self,
         moments: TargetMoments,
+        prior: Anchor | None,
         constraint: Constraint,
-        tolerance: float,
+        smallest_gradient: float,
         callback: Callable[[Iterate], bool | None] | None,
     ) -> None:
         self.losses: list[Tensor] = []
         self.gaps: list[Tensor] = []
+        self.objectives: list[Tensor] = []
         self._moments = moments
+        self._prior = prior
         self._constraint = constraint
-        self._tolerance = tolerance
+        self._smallest_gradient = smallest_gradient
         self._callback = callback
 
-    def record(self, W: Tensor, loss: Tensor) -> None:
+    def record(self, W: Tensor, objective: Tensor) -> None:
         # sum_n T[p, n] x_p w_n, summed over the pixels, is <M, W>: the gap costs no pass.
         agreement = (self._moments.moment.double() * W.double()).sum() / self._moments.total
-        self.losses.append(loss)
+        self.objectives.append(objective)
+        self.losses.append(objective if self._prior is None else objective - self._prior.penalty(W))
         self.gaps.append(1 - agreement)
 
     def __call__(self, W: Tensor, loss: Tensor, gradient: Tensor) -> str | None:
         self.record(W, loss)
         if self._callback is not None:
-            seen = Iterate(len(self.losses) - 1, W, loss, self.gaps[-1])
+            seen = Iterate(
+                len(self.losses) - 1, W, self.losses[-1], self.gaps[-1], self.objectives[-1]
+            )
             if self._callback(seen):
                 return "callback"
-        if self._tolerance > 0 and self._constraint.residual(W, gradient) <= self._tolerance:
+        least = self._smallest_gradient
+        if least > 0 and self._constraint.residual(W, gradient) <= least:
             return "tolerance"
         return None

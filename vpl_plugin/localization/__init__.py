@@ -6,11 +6,18 @@ from vpl_plugin.localization.affinity import (
     refine_cams,
     transition_matrix,
 )
+from vpl_plugin.localization.bootstrap import (
+    Difference,
+    iou_counts,
+    mean_iou,
+    paired_difference,
+)
 from vpl_plugin.localization.classes import pad_classes
 from vpl_plugin.localization.crf import clip_es_photo, dense_crf
 from vpl_plugin.localization.evaluation import (
     SegmentationMeter,
     SegmentationScores,
+    confusion_matrix,
     segmentation_scores,
 )
 from vpl_plugin.localization.grad_cam_package import ClassProbability, PrototypeClassifier
@@ -34,6 +41,7 @@ from vpl_plugin.localization.seeds import (
 
 __all__ = [
     "ClassProbability",
+    "Difference",
     "GradCAMOutput",
     "PrototypeClassifier",
     "SegmentationMeter",
@@ -42,11 +50,15 @@ __all__ = [
     "box_masks",
     "cams_to_labels",
     "clip_es_photo",
+    "confusion_matrix",
     "dense_crf",
     "grad_cam",
+    "iou_counts",
     "mean_attention",
+    "mean_iou",
     "min_max",
     "pad_classes",
+    "paired_difference",
     "present_classes",
     "pseudo_mask",
     "read_mask",

@@ -97,3 +97,24 @@ def _kind(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"a {value.dtype} array of shape {value.shape}"
     return describe(value)
+
+
+def counted_pixels(prediction: Tensor, mask: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Where a mask is not ignored, once label maps, masks and their labels fit together."""
+    for name, labels in (("prediction", prediction), ("mask", mask)):
+        if labels.is_floating_point() or labels.dtype == torch.bool:
+            raise TypeError(f"{name} must hold integer labels; got {describe(labels)}")
+    if prediction.shape != mask.shape:
+        raise ValueError(
+            "prediction and mask must have one shape;"
+            f" got {tuple(prediction.shape)} and {tuple(mask.shape)}"
+        )
+    counted = mask != ignore_index
+    for name, labels in (("prediction", prediction), ("mask", mask)):
+        wrong = ((labels < 0) | (labels >= num_classes)) & counted
+        if bool(wrong.any()):
+            raise ValueError(
+                f"{name} must hold labels in [0, {num_classes - 1}] wherever the mask is"
+                f" not {ignore_index}; got {int(labels[wrong][0])}"
+            )
+    return counted

@@ -9,8 +9,14 @@ import torch
 from torch import Tensor
 
 from vpl_plugin.core.checks import check_count, describe
+from vpl_plugin.localization.checks import counted_pixels
 
-__all__ = ["SegmentationMeter", "SegmentationScores", "segmentation_scores"]
+__all__ = [
+    "SegmentationMeter",
+    "SegmentationScores",
+    "confusion_matrix",
+    "segmentation_scores",
+]
 
 
 class SegmentationScores(NamedTuple):
@@ -60,6 +66,41 @@ def segmentation_scores(confusion: Tensor) -> SegmentationScores:
         per_class_iou=per_class_iou,
         pixel_accuracy=float(right.sum() / total),
     )
+
+
+def confusion_matrix(
+    prediction: Tensor | np.ndarray,
+    mask: Tensor | np.ndarray,
+    num_classes: int,
+    *,
+    ignore_index: int = 255,
+) -> Tensor:
+    """The confusion matrix of a photo, or of a batch of photos.
+
+    Args:
+        prediction: (..., H, W) integer labels in [0, C).
+        mask: (..., H, W) integer ground truth in [0, C), or the ignored label.
+        num_classes: number of labels C, background included.
+        ignore_index: label of the ground-truth pixels that do not count.
+
+    Returns:
+        (C, C) int64 counts on the device of ``prediction``: rows the ground truth, columns the
+        prediction.
+
+    Raises:
+        TypeError: labels that are no integers.
+        ValueError: shapes that differ, or a label that does not exist.
+
+    Example:
+        >>> confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 255]), num_classes=2)
+        tensor([[1, 1],
+                [0, 0]])
+    """
+    prediction = torch.as_tensor(prediction)
+    mask = torch.as_tensor(mask, device=prediction.device)
+    counted = counted_pixels(prediction, mask, num_classes, ignore_index)
+    cells = mask[counted].long() * num_classes + prediction[counted].long()
+    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 class SegmentationMeter:
@@ -118,22 +159,7 @@ class SegmentationMeter:
         """
         prediction = torch.as_tensor(prediction, device=self._matrix.device)
         mask = torch.as_tensor(mask, device=self._matrix.device)
-        for name, labels in (("prediction", prediction), ("mask", mask)):
-            if labels.is_floating_point() or labels.dtype == torch.bool:
-                raise TypeError(f"{name} must hold integer labels; got {describe(labels)}")
-        if prediction.shape != mask.shape:
-            raise ValueError(
-                "prediction and mask must have one shape;"
-                f" got {tuple(prediction.shape)} and {tuple(mask.shape)}"
-            )
-        counted = mask != self.ignore_index
-        for name, labels in (("prediction", prediction), ("mask", mask)):
-            wrong = ((labels < 0) | (labels >= self.num_classes)) & counted
-            if bool(wrong.any()):
-                raise ValueError(
-                    f"{name} must hold labels in [0, {self.num_classes - 1}] wherever the mask is"
-                    f" not {self.ignore_index}; got {int(labels[wrong][0])}"
-                )
+        counted_pixels(prediction, mask, self.num_classes, self.ignore_index)
         self._matrix.update(prediction, mask)
 
     def compute(self) -> SegmentationScores:

@@ -20,12 +20,13 @@ from vpl_plugin.localization.normalization import min_max
 __all__ = ["cpal_step", "run_cpal_cams"]
 
 
-def cpal_step(context: Context, settings: CPALSettings) -> CAMStep:
+def cpal_step(context: Context, settings: CPALSettings, box_threshold: float) -> CAMStep:
     """CPAL's CAM step: the classifier's CAM and the prototype-aware one, blended, then refined.
 
     Args:
         context: on the device of the CAMs.
         settings: threshold, alignment, top_k, blend.
+        box_threshold: of the attention affinity.
 
     Returns:
         What :func:`~vpl_plugin.adapters.clip_es.batch_cams` takes as ``cam_step``.
@@ -44,7 +45,8 @@ def cpal_step(context: Context, settings: CPALSettings) -> CAMStep:
             top_k=settings.top_k,
         ).view_as(cams.raw)
         raw = min_max((1 - settings.blend) * cams.raw + settings.blend * aware)
-        return PhotoCAMs(raw, refine_cams(raw, attention), cams.probabilities)
+        refined = refine_cams(raw, attention, threshold=box_threshold)
+        return PhotoCAMs(raw, refined, cams.probabilities)
 
     return step
 
@@ -95,6 +97,6 @@ def run_cpal_cams(
         settings,
         failures,
         used=used,
-        cam_step=cpal_step(context.to(model.device), settings),
+        cam_step=cpal_step(context.to(model.device), settings, photos.names.box_threshold),
         step_facts=facts,
     )

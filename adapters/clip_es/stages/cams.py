@@ -74,6 +74,7 @@ def run_cams(
         **settings.source,
         "prototypes": used.digest,
         "temperature": used.temperature,
+        "box_threshold": names.box_threshold,
         "parity": settings.parity,
         **(step_facts or {}),
     }
@@ -93,7 +94,7 @@ def run_cams(
         used.rows,
         settings,
         stage="cams",
-        num_foreground=len(names.labels),
+        names=names,
         temperature=used.temperature,
         is_done=lambda photo: all(path.exists() for path in files(photo)),
         failures=failures,

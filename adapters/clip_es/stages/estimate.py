@@ -134,7 +134,12 @@ def _time_encoder(
     for _ in range(2):
         start = time.perf_counter()
         cams = batch_cams(
-            model, blank, [item.classes], prototypes, num_foreground=len(photos.names.labels)
+            model,
+            blank,
+            [item.classes],
+            prototypes,
+            num_foreground=len(photos.names.labels),
+            box_threshold=photos.names.box_threshold,
         )
         cams[0][0].refined.cpu()
         seconds = time.perf_counter() - start

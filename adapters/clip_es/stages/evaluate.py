@@ -17,12 +17,11 @@ from tqdm import tqdm
 from vpl_plugin.adapters.clip_es.scores import (
     RAW_POWERS,
     REFINED_POWERS,
-    SeedMeter,
     mask_on_grid,
     scores_by_power,
+    seed_confusion,
 )
 from vpl_plugin.adapters.clip_es.stage_files import (
-    StoredCAMs,
     StoredSeeds,
     read_cams,
     read_seeds,
@@ -34,7 +33,7 @@ from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
 from vpl_plugin.adapters.prototype_files import load_prototypes
 from vpl_plugin.adapters.worker_pool import run_jobs
 from vpl_plugin.atomic_files import whole_file
-from vpl_plugin.localization.evaluation import SegmentationMeter, segmentation_scores
+from vpl_plugin.localization.evaluation import confusion_matrix, segmentation_scores
 from vpl_plugin.localization.mask_files import IGNORE_INDEX, read_mask
 from vpl_plugin.run_folder import settings_of
 
@@ -186,16 +185,17 @@ def _count_photo(
     wrong = truth[(truth > num_foreground) & (truth != IGNORE_INDEX)]
     if wrong.size:
         raise ValueError(f"{item.mask} has the label {wrong[0]}, which no class has")
+    known = (cams.classes, cams.size, truth, num_foreground)
     counts = _Counts.none(num_foreground)._replace(
-        raw=_seed_confusion(cams.raw, cams, truth, num_foreground, RAW_POWERS),
-        refined=_seed_confusion(cams.refined, cams, truth, num_foreground, REFINED_POWERS),
+        raw=seed_confusion(cams.raw, *known, RAW_POWERS),
+        refined=seed_confusion(cams.refined, *known, REFINED_POWERS),
         photos=1,
     )
     if labels is not None and mask is not None:
         counted, sure = truth != IGNORE_INDEX, mask != IGNORE_INDEX
         counts = counts._replace(
-            labels=_confusion(labels, truth, num_foreground),
-            masks=_confusion(labels, np.where(sure, truth, IGNORE_INDEX), num_foreground),
+            labels=confusion_matrix(labels, truth, num_foreground + 1),
+            masks=confusion_matrix(labels, np.where(sure, truth, IGNORE_INDEX), num_foreground + 1),
             masked=1,
             kept=int((counted & sure).sum()),
             pixels=int(counted.sum()),
@@ -207,24 +207,6 @@ def _count_photo(
             objects=len(distances), gaps=(float(distances.sum(dtype=torch.float64)),)
         )
     return counts
-
-
-def _seed_confusion(
-    maps: Tensor,
-    cams: StoredCAMs,
-    truth: np.ndarray,
-    num_foreground: int,
-    powers: Sequence[float],
-) -> Tensor:
-    meter = SeedMeter(num_foreground, powers)
-    meter.update(maps, cams.classes, cams.size, torch.from_numpy(truth))
-    return meter.confusion()
-
-
-def _confusion(labels: np.ndarray, truth: np.ndarray, num_foreground: int) -> Tensor:
-    meter = SegmentationMeter(num_foreground + 1)
-    meter.update(labels, truth)
-    return meter.confusion()
 
 
 def _gaps(seeds: StoredSeeds, truth: np.ndarray, prototypes: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from vpl_plugin.adapters.clip_es.cams import CAMStep, PhotoCAMs, batch_cams
 from vpl_plugin.adapters.clip_es.stages.settings import Settings
 from vpl_plugin.adapters.datasets.photo_set import SetPhoto
+from vpl_plugin.clip.class_names import ClassNames
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.clip.out_of_memory import is_out_of_memory
 from vpl_plugin.clip.preprocess import BrokenPhotoError, open_photo, photo_size
@@ -92,7 +93,7 @@ def localised_photos(
     settings: Settings,
     *,
     stage: str,
-    num_foreground: int,
+    names: ClassNames,
     temperature: float | None,
     is_done: Callable[[SetPhoto], bool],
     failures: dict[Path, str],
@@ -106,7 +107,7 @@ def localised_photos(
         prototypes: (N, D), the foreground rows, then the background's.
         settings: batch size, workers, shard, parity.
         stage: what the progress bar calls it.
-        num_foreground: number of foreground rows.
+        names: the classes of the set.
         temperature: of GradCAM's softmax.
         is_done: whether a photo's files are there.
         failures: gets the photos that cannot be read, or whose attention does not fit in memory.
@@ -137,8 +138,9 @@ def localised_photos(
                     torch.stack([pixels for _, pixels, _ in readable]),
                     [item.classes for item, _, _ in readable],
                     prototypes,
-                    num_foreground=num_foreground,
+                    num_foreground=len(names.labels),
                     temperature=temperature,
+                    box_threshold=names.box_threshold,
                     position_dtype=settings.position_dtype,
                     cam_step=cam_step,
                 )

@@ -42,7 +42,8 @@ def run_seeds(
         OSError: a file cannot be written.
     """
     names = photos.names
-    claim_folder(settings.seeds, _facts(settings), alone=settings.shard[1] == 1)
+    facts = _facts(settings) | {"box_threshold": names.box_threshold}
+    claim_folder(settings.seeds, facts, alone=settings.shard[1] == 1)
     Z = text_prototypes(model, [*names.prompts, *names.background])
     file = settings.seeds / TEXT_PROTOTYPES
     if not file.exists():
@@ -59,7 +60,7 @@ def run_seeds(
         Z,
         settings,
         stage="seeds",
-        num_foreground=len(names.labels),
+        names=names,
         temperature=None,
         is_done=lambda photo: seeds_file(settings, photo.name).exists(),
         failures=failures,

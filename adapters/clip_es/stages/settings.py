@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ class Settings:
         pixels_per_photo: how many pixels the seeds keep of each photo; None is all.
         seed: of that draw.
         tau_I: temperature of the vision distribution.
+        anchor: lambda, the weight of the prior at the text prototypes; 0 is the paper's problem.
         solver: of :func:`vpl_plugin.learn_vision_prototypes`.
         iterations: T_w, the most iterations.
         tolerance: where the solver stops.
@@ -50,9 +52,10 @@ class Settings:
     pixels_per_photo: int | None = 128
     seed: int = 0
     tau_I: float = 0.03
+    anchor: float = 0.1
     solver: str = "apgd"
     iterations: int = 3000
-    tolerance: float = 1e-2
+    tolerance: float = 3e-4
     power: float = 1.0
     confidence: float = 0.95
     parity: bool = False
@@ -65,9 +68,9 @@ class Settings:
         for name in ("batch_size", "workers", "iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}")
-        for name in ("seed", "tolerance"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or more; got {getattr(self, name)}")
+        for name in ("seed", "tolerance", "anchor"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite, 0 or more; got {getattr(self, name)}")
         if self.pixels_per_photo is not None and self.pixels_per_photo < 1:
             raise ValueError(f"pixels_per_photo must be 1 or more; got {self.pixels_per_photo}")
         for name in ("threshold", "confidence"):
