@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vpl_plugin.adapters.clip_es import (
     encode_photo,
@@ -16,10 +18,11 @@ from vpl_plugin.adapters.clip_es import (
     seed_pixels,
     seed_scores,
 )
+from vpl_plugin.adapters.clip_es.scores import seed_confusion
 from vpl_plugin.adapters.datasets import voc_photos
 from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import VOC, ClipModel, load_clip, open_photo, text_prototypes
-from vpl_plugin.localization import read_mask
+from vpl_plugin.localization import cams_to_labels, confusion_matrix, read_mask, resize_cams
 
 N = len(VOC.labels)
 
@@ -40,6 +43,20 @@ def photos(model: ClipModel) -> list:
         encode_photo(model, item.photo.reduce(3), VOC.indices(item.labels), name=item.name)
         for item in demo_photos()
     ]
+
+
+@given(seed=st.integers(0, 10**6))
+def test_one_histogram_serves_all_powers(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    cams = torch.rand(2, 3, 4, generator=generator)
+    cams[:, 0, 0] = 0
+    truth = torch.randint(0, 5, (13, 17), generator=generator)
+    truth[:2] = 255
+    powers = (1.0, 1.5, 2.0, 10.0)
+    found = seed_confusion(cams, [3, 0], (13, 17), truth, 4, powers)
+    for power, confusion in zip(powers, found, strict=True):
+        labels = cams_to_labels(resize_cams(cams, (13, 17)), [3, 0], power)
+        assert torch.equal(confusion, confusion_matrix(labels, truth, 5))
 
 
 def test_seed_pixels_are_drawn_evenly_and_the_same_for_the_same_seed(

@@ -108,7 +108,9 @@ def test_learning_from_disk_equals_learning_in_memory(
     features = torch.nn.functional.normalize(features, dim=1)
     seeds = torch.from_numpy(np.concatenate([item.seeds for item in stored])).long()
     targets = targets_from_seeds(seeds, features, Z, num_foreground=N)
-    fit = learn_vision_prototypes(features, Z, targets=targets, iterations=40, full_output=True)
+    fit = learn_vision_prototypes(
+        features, Z, targets=targets, anchor=settings.anchor, iterations=40, full_output=True
+    )
     torch.testing.assert_close(learned, fit.prototypes, rtol=0, atol=1e-5)
     assert about["loss"] == pytest.approx(float(fit.losses[-1]), rel=1e-5)
     assert about["photos"] == 4

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from vpl_plugin.cli import ablate
-from vpl_plugin.cli.ablation_tables import TABLES, Setting
+from vpl_plugin.cli import ablate, learning_curve
+from vpl_plugin.cli.ablation_tables import TABLES, TEXT, Setting
 from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.cli.main import main
 from vpl_plugin.clip import load_clip
@@ -51,7 +53,7 @@ def test_tables_hold_every_row_and_the_paper_beside_it(
     row = next(line for line in text.splitlines() if line.startswith("| text, single prompt"))
     assert row.endswith("| 61.7 / 0.81 |")
     vision = next(line for line in text.splitlines() if line.startswith("| seed 0"))
-    gap, loss, passes = vision.split("|")[6:9]
+    gap, loss, passes = vision.split("|")[9:12]
     assert 0 < float(gap) < 2
     assert float(loss) > 0
     assert int(passes) > 1
@@ -68,9 +70,46 @@ def test_a_re_run_does_only_what_is_missing(voc: Path, monkeypatch: pytest.Monke
 def test_every_kind_of_setting_runs(voc: Path) -> None:
     assert run(voc, "--tables", "targets") == 0
     rows = json.loads((voc / "out" / "results.json").read_text())["rows"]
-    assert len(rows) == len(TABLES["targets"].rows)
-    losses = {row["loss"] for row in rows.values()}
-    assert len(losses) == len(rows)
+    # The text prototypes are what every row is compared with.
+    assert len(rows) == len({*TABLES["targets"].rows, TEXT})
+    losses = {row["loss"] for row in rows.values() if "loss" in row}
+    assert len(losses) == len(rows) - 1
+    text = (voc / "out" / "tables.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| true masks"))
+    to_text, to_default = row.split("|")[4:6]
+    for cell in (to_text, to_default):
+        assert re.fullmatch(r" [+-]\d+\.\d \[-?\d+\.\d, -?\d+\.\d\] ", cell), cell
+
+
+def test_the_curve_learns_from_fewer_photos_and_draws_a_figure(
+    voc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning_curve, "DRAWS", {1: 2, 2: 1, 400: 5})
+    assert run(voc, "--tables", "photos") == 0
+    rows = json.loads((voc / "out" / "results.json").read_text())["rows"].values()
+    few = [row for row in rows if row["setting"]["photos"] == 1]
+    assert len(few) == 2 * 2
+    assert all({*row["scores"]} == {"learned", "val"} for row in few)
+    lines = (voc / "out" / "tables.md").read_text().splitlines()
+    for size, draws in ((1, 2), (2, 1), (3, 3)):
+        on_val, on_learned = (
+            line for line in lines if line.startswith(f"| {size} photos | {draws}")
+        )
+        assert len(on_val.split("|")) == 12
+        assert len(on_learned.split("|")) == 9
+    with Image.open(voc / "out" / "photos.png") as picture:
+        assert picture.width > 800
+
+
+def test_draws_are_seeded_distinct_and_of_the_size_asked_for() -> None:
+    drawn = [learning_curve.drawn_photos(Setting(photos=5, draw=draw), 467) for draw in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert all(len({*each}) == 5 and max(each) < 467 for each in drawn)
+    assert learning_curve.drawn_photos(Setting(), 7) == list(range(7))
+    settings = learning_curve.curve_settings(467)
+    assert len({row.key for row in settings}) == len(settings)
+    # Half of them without the prior; the draws are the same.
+    assert len(settings) / 2 >= 20
 
 
 def test_a_broken_photo_is_left_out_and_reported(

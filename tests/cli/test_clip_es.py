@@ -30,7 +30,8 @@ from vpl_plugin.adapters.prototype_files import load_prototypes
 from vpl_plugin.cli.clip_es import main
 from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import COCO, VOC
-from vpl_plugin.localization import read_mask, write_mask
+from vpl_plugin.localization import mean_iou, read_mask, write_mask
+from vpl_plugin.localization.photo_counts import read_photo_counts
 
 pytest.importorskip("pydensecrf")
 
@@ -107,6 +108,16 @@ def test_all_stages_on_voc(voc: Path, whole: Path) -> None:
     assert figures["photos"] == 6
     assert 0.2 < figures["refined"]["miou"] < 1
     assert 0.2 < figures["pseudo_masks"]["labels"] < 1
+    # CLIP-ES's eval_cam.py tries these.
+    assert list(figures["refined"]["by_power"]) == ["1.0", "2.0"]
+    assert len(figures["raw"]["by_power"]) == 10
+    counts = read_photo_counts(whole / "vision/photo_counts.npz")
+    assert sorted(counts.names) == sorted(NAMES)
+    for kind, miou in (
+        ("refined", figures["refined"]["miou"]),
+        ("labels", figures["pseudo_masks"]["labels"]),
+    ):
+        assert float(mean_iou(counts.kinds[kind].sum(dim=0))) == pytest.approx(miou)
     assert 0 < figures["pseudo_masks"]["kept"] <= 1
     assert 0.5 < figures["gap"] < 1
 

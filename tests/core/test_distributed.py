@@ -33,6 +33,7 @@ fit = learn_vision_prototypes(
     weights=held["weights"][mine],
     iterations=25,
     tolerance=0,
+    anchor=0.3,
     reduce=sum_over_ranks,
     full_output=True,
 )
@@ -67,6 +68,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
         weights=data["weights"],
         iterations=25,
         tolerance=0,
+        anchor=0.3,
         full_output=True,
     )
     torch.testing.assert_close(first["W"], fit.prototypes, rtol=0, atol=1e-9)

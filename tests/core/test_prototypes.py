@@ -281,6 +281,40 @@ def test_numbers_of_numpy_are_numbers() -> None:
     )
 
 
+@pytest.mark.parametrize("weight", [1e38, 1e-42, 1.5e-45])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_weights_at_the_ends_of_float32_count_by_their_ratios(
+    weight: float, streamed: bool
+) -> None:
+    features, text, labels = (
+        part.float() if part.is_floating_point() else part for part in clustered(pixels=5000)
+    )
+    weights = torch.full((5000,), weight)
+    # What does not count must not set the scale either.
+    labels[7], weights[7] = 255, 1e38
+    source = [PixelChunk(features, labels, weights)] if streamed else features
+    beside = {} if streamed else {"targets": labels, "weights": weights}
+    torch.testing.assert_close(
+        learn_vision_prototypes(source, text, iterations=20, **beside),
+        learn_vision_prototypes(features, text, targets=labels, iterations=20),
+        atol=1e-4,
+        rtol=0,
+    )
+
+
+@pytest.mark.parametrize("tau_I", [0.03, 1.0, 10.0, 100.0])
+def test_the_tolerance_is_a_share_of_the_gradients_scale(tau_I: float) -> None:
+    features, text, labels = clustered()
+    fit = learn_vision_prototypes(features, text, tau_I, targets=labels, full_output=True)
+    assert fit.stop_reason == "tolerance"
+    assert len(fit.losses) > 4
+    W = fit.prototypes
+    residual = (features @ W.T / tau_I).softmax(1) - F.one_hot(labels, 5)
+    gradient = residual.T @ features / len(features)
+    tangent = gradient - (gradient * W).sum(1, keepdim=True) * W
+    assert tangent.norm() <= 3e-4 * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("extreme", [{"tau_I": 1e-40}, {"tau_T": 1e-40}])
 def test_prototypes_that_are_not_finite_are_never_returned(extreme: dict) -> None:
     features, text, _ = clustered()
@@ -335,6 +369,8 @@ NAN_ROW[4, 1] = torch.nan
         ({"features": X[:, :7]}, "same number of columns D; got D = 7 and D = 12"),
         ({"features": ZERO_ROW}, "non-zero norm.*row 3 is all zeros"),
         ({"features": X * 1e-15}, "non-zero norm.*row 0 has the norm 1e-15"),
+        ({"features": X * 1e25}, r"rows of norm 1e\+12 at most; row 0 has the norm 1e\+25"),
+        ({"text_protos": Z * 1e25}, "text_protos must have rows of norm .* at most; row 0"),
         ({"features": NAN_ROW, "chunk_size": 3}, "finite; row 4 holds NaN"),
         ({"features": torch.zeros(20, 12, device="meta")}, "one device; got meta and cpu"),
         ({"text_protos": Z[:1]}, r"text_protos has 1 row\(s\); it takes at least 2"),

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpl_plugin.localization import SegmentationMeter, segmentation_scores
+from vpl_plugin.localization import SegmentationMeter, confusion_matrix, segmentation_scores
 
 
 def random_labels(seed, num_classes, photos=3):
@@ -42,6 +42,14 @@ def test_equals_set_arithmetic_over_the_split(seed):
             ious[c] = iou
     assert scores.miou == pytest.approx(np.mean(list(ious.values())))
     assert scores.pixel_accuracy == pytest.approx((predictions == masks)[counted].mean())
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_matrix_is_that_of_torchmetrics(seed):
+    predictions, masks = random_labels(seed, num_classes=5)
+    meter = SegmentationMeter(6)
+    meter.update(predictions, masks)
+    assert torch.equal(confusion_matrix(predictions, masks, 6), meter.confusion())
 
 
 def test_batches_and_photos_count_the_same():
@@ -79,6 +87,8 @@ def test_bad_input():
         meter.update(labels.astype(int) - 1, labels)
     with pytest.raises(TypeError, match="prediction must hold integer labels"):
         meter.update(labels.astype(float), labels)
+    with pytest.raises(ValueError, match=r"mask must hold labels in \[0, 2\].*got 3"):
+        confusion_matrix(labels, labels + 3, 3)
     with pytest.raises(ValueError, match="at least one pixel"):
         segmentation_scores(torch.zeros(3, 3))
     with pytest.raises(ValueError, match=r"\(C, C\)"):

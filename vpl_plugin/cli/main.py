@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "text against vision prototypes on photographs that packages ship",
     "cams": "CAMs and masks for a folder of your own photos",
     "ablate": "the paper's ablations (Tables 4-7) on photos with masks",
+    "compare": "mIoU of several runs on the same photos, with intervals of the differences",
     "train": "phase 2: a decoder trained on pseudo-masks, the encoder frozen",
     "segment": "a trained decoder on your own photos: label maps, no image labels needed",
     "table3": "rows I-VI of the paper's Table 3, and Fig. 4, on a data set",

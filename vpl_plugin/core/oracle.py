@@ -113,12 +113,12 @@ class TargetMoments:
 
 def _weights(chunk: PixelChunk, dtype: torch.dtype, ignore_index: int) -> Tensor | None:
     """The weight of each row, zero where it is ignored; None where all weigh one."""
-    weights = None if chunk.weights is None else chunk.weights.to(dtype)
+    weights = chunk.weights
     if chunk.targets is not None and not chunk.targets.is_floating_point():
         # As int64: in a narrow dtype the comparison would wrap the ignore_index.
-        kept = (chunk.targets.long() != ignore_index).to(dtype)
-        weights = kept if weights is None else weights * kept
-    return weights
+        kept = chunk.targets.long() != ignore_index
+        weights = kept if weights is None else weights.masked_fill(~kept, 0)
+    return None if weights is None else weights.to(dtype)
 
 
 class InstanceOracle:

@@ -33,8 +33,10 @@ from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
 from vpl_plugin.adapters.prototype_files import load_prototypes
 from vpl_plugin.adapters.worker_pool import run_jobs
 from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.localization.bootstrap import iou_counts
 from vpl_plugin.localization.evaluation import confusion_matrix, segmentation_scores
 from vpl_plugin.localization.mask_files import IGNORE_INDEX, read_mask
+from vpl_plugin.localization.photo_counts import write_photo_counts
 from vpl_plugin.run_folder import settings_of
 
 __all__ = ["run_evaluate"]
@@ -42,12 +44,15 @@ __all__ = ["run_evaluate"]
 logger = logging.getLogger(__name__)
 
 PHOTOS_AT_ONCE = 16
+PHOTO_COUNTS = "photo_counts.npz"
 
 
 def run_evaluate(
     photos: PhotoSet, settings: Settings, failures: dict[Path, str]
 ) -> dict[str, Any] | None:
     """Scores what the stages wrote, against the set's ground truth, and writes a JSON file.
+
+    Beside it stands what mIoU needs of each photo (photo_counts.npz), for ``vpl compare``.
 
     Pseudo-masks are scored twice: "labels" counts every pixel after the CRF, as CLIP-ES's own
     figures do; "masks" counts only those the pseudo-mask keeps, and "kept" is their share.
@@ -86,6 +91,9 @@ def run_evaluate(
     if not of_set.photos:
         raise FileNotFoundError(f"not one photo has both CAMs in {settings.cams} and a mask")
     figures = {"cams": made_by, **_figures(of_set, photos.names.labels)}
+    kinds = _kinds(of_set, figures["refined"]["power"])
+    names = [name for name, _ in of_set.of_photos]
+    write_photo_counts(settings.scores.with_name(PHOTO_COUNTS), names, kinds)
     with whole_file(settings.scores) as part:
         part.write_text(json.dumps(figures, indent=2) + "\n")
     return figures
@@ -117,8 +125,10 @@ class _Counts(NamedTuple):
         kept: pixels that the pseudo-masks keep.
         pixels: pixels of photos with pseudo-masks.
         objects: object pixels that the seeds kept.
-        gaps: the summed gap of those, a number a photo: as floats do not add up alike in every
+        gaps: the summed gap of those, a number per photo: as floats do not add up alike in every
             order, they are summed exactly, at the end.
+        of_photos: name and (powers + 1, 3, C) int32 counts of each photo: of the refined CAMs, then
+            of the labels after the CRF.
     """
 
     raw: Tensor
@@ -131,6 +141,7 @@ class _Counts(NamedTuple):
     pixels: int
     objects: int
     gaps: tuple[float, ...]
+    of_photos: tuple[tuple[str, Tensor], ...]
 
     @classmethod
     def none(cls, num_foreground: int) -> _Counts:
@@ -139,7 +150,7 @@ class _Counts(NamedTuple):
         raw, refined = (
             empty.expand(len(powers), -1, -1) for powers in (RAW_POWERS, REFINED_POWERS)
         )
-        return cls(raw, refined, empty, empty, 0, 0, 0, 0, 0, ())
+        return cls(raw, refined, empty, empty, 0, 0, 0, 0, 0, (), ())
 
     def plus(self, other: _Counts) -> _Counts:
         """Of both."""
@@ -200,6 +211,8 @@ def _count_photo(
             kept=int((counted & sure).sum()),
             pixels=int(counted.sum()),
         )
+    of_photo = iou_counts(torch.cat([counts.refined, counts.labels[None]])).int()
+    counts = counts._replace(of_photos=((item.name, of_photo),))
     seeds = seeds_file(settings, item.name)
     if prototypes is not None and seeds.exists():
         distances = _gaps(read_seeds(seeds), truth, prototypes)
@@ -241,6 +254,14 @@ def _figures(counts: _Counts, labels: tuple[str, ...]) -> dict[str, Any]:
         }
     found["gap"] = math.fsum(counts.gaps) / counts.objects if counts.objects else None
     return found
+
+
+def _kinds(counts: _Counts, refined_power: float) -> dict[str, Tensor]:
+    """(photos, 3, C) of the refined CAMs at that power, and of the pseudo-masks' labels."""
+    of_photos = torch.stack([of_photo for _, of_photo in counts.of_photos])
+    kinds = {"refined": of_photos[:, REFINED_POWERS.index(refined_power)]}
+    # Photos without a pseudo-mask would count as wholly missed.
+    return kinds | ({"labels": of_photos[:, -1]} if counts.masked == counts.photos else {})
 
 
 def _named(per_class: Tensor, labels: tuple[str, ...]) -> dict[str, float | None]:

@@ -1,0 +1,84 @@
+"""``vpl compare``: mIoU of several runs on the same photos, with intervals of the differences."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vpl_plugin.cli.ablation_tables import percent, points
+from vpl_plugin.localization.bootstrap import mean_iou, paired_difference
+from vpl_plugin.localization.photo_counts import PhotoCounts, read_photo_counts
+
+__all__ = ["add_arguments", "run"]
+
+COUNTS = "photo_counts.npz"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``vpl compare``."""
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="FOLDER:KIND",
+        help="folder that vpl-clip-es, vpl-clip-cpal or vpl table3 evaluated, and what of it:"
+        " refined or labels (CAMs, pseudo-masks); free, given, crf or crf_given (a decoder). Runs"
+        " with commas between, such as seeds, are averaged. The first is what the others are"
+        " compared with",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the table. Returns the exit code."""
+    names: tuple[str, ...] | None = None
+    sides = []
+    for argument in arguments.runs:
+        runs = []
+        for word in argument.split(","):
+            counts, of_photos = _counts(word)
+            names = names or counts.names
+            runs.append(of_photos[_order(word, counts, names)])
+        sides.append(torch.stack(runs))
+    assert names is not None, "argparse asks for at least one run"
+    lines = [
+        f"mIoU in percent on {len(names)} photos; differences with 95 % intervals (paired bootstrap"
+        " over photos).",
+        "",
+        "| run | mIoU | to the first |",
+        "|---|---|---|",
+    ]
+    for argument, side in zip(arguments.runs, sides, strict=True):
+        miou = float(mean_iou(side.sum(dim=1)).mean())
+        gain = "" if side is sides[0] else points(paired_difference(side, sides[0]))
+        lines.append(f"| {argument} | {percent(miou)} | {gain} |")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+def _counts(word: str) -> tuple[PhotoCounts, Tensor]:
+    """The counts of a run, and those of the kind asked for."""
+    folder, colon, kind = word.rpartition(":")
+    file = Path(folder) / COUNTS
+    if not colon or not file.is_file():
+        raise ValueError(
+            f"runs must name FOLDER:KIND of evaluated folders, which hold {COUNTS}; got {word!r}"
+        )
+    counts = read_photo_counts(file)
+    if kind not in counts.kinds:
+        raise ValueError(f"{file} has no {kind!r}; it has {', '.join(sorted(counts.kinds))}")
+    return counts, counts.kinds[kind]
+
+
+def _order(word: str, counts: PhotoCounts, names: tuple[str, ...]) -> list[int]:
+    """Where the first run's photos stand in this run."""
+    position = {name: index for index, name in enumerate(counts.names)}
+    differing = {*names} ^ {*counts.names}
+    if differing:
+        raise ValueError(
+            f"runs must be of the same photos; {word} and the first differ in {len(differing)},"
+            f" such as {min(differing)}"
+        )
+    return [position[name] for name in names]
