@@ -144,7 +144,7 @@ TABLES: dict[str, Table] = {
         "Prior at the text prototypes",
         lambda s: "text prototypes" if s.prototypes == "text" else f"lambda = {s.anchor:g}",
         (TEXT, None),
-        *((Setting(anchor=anchor), None) for anchor in (0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)),
+        *((Setting(anchor=anchor), None) for anchor in (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)),
     ),
     "tau_I": _table(
         "Temperature tau_I (the paper's Table 5: mIoU / gap)",
