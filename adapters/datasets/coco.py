@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from vpl_plugin.adapters.datasets.photo_files import PhotoFolder
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
 from vpl_plugin.adapters.datasets.split_file import read_lines
 from vpl_plugin.clip.class_names import COCO, ClassNames
@@ -24,6 +25,8 @@ def coco_photos(
     names: ClassNames = COCO,
 ) -> PhotoSet:
     """The photos of a subset, with their classes.
+
+    A photo is ``NAME.jpg``, or where there is none the one with another suffix.
 
     Args:
         root: the folder that holds ``JPEGImages/<subset>`` or ``<subset>``.
@@ -54,7 +57,10 @@ def coco_photos(
     mask_folder = next(
         (path for path in (root / masks / subset, root / masks) if path.is_dir()), None
     )
-    lines = read_lines(root, split)[1] if split is not None else None
+    in_folder = PhotoFolder(folder)
+    lines = None
+    if split is not None:
+        _, lines = read_lines(root, split, is_photo=in_folder.__contains__)
     failures: dict[Path, str] = {}
     if lines is not None and any(words for _, words in lines):
         listed = {name: _from_list(name, words, names, folder, failures) for name, words in lines}
@@ -63,7 +69,11 @@ def coco_photos(
         listed = _from_json(file, names, folder, failures)
         if lines is not None:
             wanted = {name for name, _ in lines}
-            failures = {path: why for path, why in failures.items() if path.stem in wanted}
+            failures = {
+                path: why
+                for path, why in failures.items()
+                if path.stem in wanted or path == file
+            }
             picked = {}
             for name, _ in lines:
                 if name in listed:
@@ -73,16 +83,18 @@ def coco_photos(
             listed = picked
     photos, empty = [], 0
     for name, classes in listed.items():
-        photo = folder / f"{name}.jpg"
         if classes is None:
             continue
         if not classes:
             empty += 1
-        elif not photo.is_file():
-            failures[photo] = "there is no such photo"
-        else:
-            mask = mask_folder / f"{name}.png" if mask_folder else None
-            photos.append(SetPhoto(name, photo, tuple(classes), mask))
+            continue
+        try:
+            photo = in_folder.find(name)
+        except ValueError as error:
+            failures[folder / f"{name}.jpg"] = str(error)
+            continue
+        mask = mask_folder / f"{name}.png" if mask_folder else None
+        photos.append(SetPhoto(name, photo, tuple(classes), mask))
     return PhotoSet(names, photos, failures, empty)
 
 
@@ -92,9 +104,11 @@ def _from_list(
     known = {str(index) for index in range(len(names.labels))}
     wrong = [word for word in words if word not in known]
     if wrong:
+        by_name = {label: index for index, label in enumerate(names.labels)}
+        hint = f"; did you mean {by_name[wrong[0]]}?" if wrong[0] in by_name else ""
         failures[folder / f"{name}.jpg"] = (
             f"{names.name} has no class {wrong[0]!r}: the list takes indices from 0 to"
-            f" {len(names.labels) - 1}"
+            f" {len(names.labels) - 1}{hint}"
         )
         return None
     return [int(word) for word in dict.fromkeys(words)]
@@ -110,24 +124,48 @@ def _from_json(
         labels = {entry["id"]: entry["name"] for entry in held["categories"]}
         stems = {entry["id"]: Path(entry["file_name"]).stem for entry in held["images"]}
         pairs = [(entry["image_id"], entry["category_id"]) for entry in held["annotations"]]
-    except (ValueError, KeyError, TypeError) as error:
+        # What cannot be an id or a name would fail where it is looked up.
+        hash((*labels.values(), *pairs))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{file} is no instance file of COCO (images, annotations, categories): {error!r}"
         ) from error
     del held
     position = {label: index for index, label in enumerate(names.labels)}
-    found: dict[str, dict[int, None] | None] = {stem: {} for stem in stems.values()}
+    found: dict[str, dict[int, None] | None] = {}
+    for stem in stems.values():
+        if stem in found:
+            failures[folder / f"{stem}.jpg"] = f"{file} lists two images of this name"
+        found[stem] = None if stem in found else {}
+    strays = []
     for image, category in pairs:
         stem, label = stems.get(image), labels.get(category)
         if stem is None:
-            failures[file] = f"an annotation is of image {image}, which is not listed"
+            strays.append(image)
             continue
         classes = found[stem]
+        if classes is None:
+            continue
         if label not in position:
             failures[folder / f"{stem}.jpg"] = (
-                f"{names.name} has no class {label!r} (category {category} of {file})"
+                f"{names.name} has no class {label!r} (category {category!r} of {file}"
+                f"{_as_other(category, labels)})"
             )
             found[stem] = None
-        elif classes is not None:
+        else:
             classes[position[label]] = None
+    if strays:
+        failures[file] = (
+            f"{len(strays)} annotations are of images that are not listed, the first of image"
+            f" {strays[0]!r}{_as_other(strays[0], stems)}"
+        )
     return {stem: None if classes is None else list(classes) for stem, classes in found.items()}
+
+
+def _as_other(identity: Any, known: dict[Any, Any]) -> str:
+    """A hint where an id is text here and a number there."""
+    for other in known:
+        if str(other) == str(identity) and other != identity:
+            kinds = "a number" if isinstance(identity, str) else "text"
+            return f": did you mean {other!r}, {kinds}? An id is the same in all lists"
+    return ""

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
+from vpl_plugin.adapters.datasets.photo_files import (
+    list_photos,
+    nearest,
+    skipped_files,
+    truth_of,
+)
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
+from vpl_plugin.adapters.datasets.text_file import read_text
 from vpl_plugin.clip.class_names import ClassNames
 
 __all__ = ["folder_photos"]
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 COLUMNS = ["photo", "labels"]
 
 
@@ -30,7 +39,8 @@ def folder_photos(
         labels: a CSV file with the header ``photo,labels``: a photo's path below the folder, and
             its class names with semicolons between. None: the folder right below ``root`` that
             holds a photo names its class.
-        masks: folder of ground-truth PNGs, laid out and named as the photos are.
+        masks: folder of ground-truth PNGs, laid out and named as the photos are: that of
+            ``x/a.jpg`` is ``x/a.jpg.png`` where it exists, else ``x/a.png``.
 
     Returns:
         The photos, sorted by path. Missing photos, rows without labels and unknown classes are
@@ -38,33 +48,88 @@ def folder_photos(
 
     Raises:
         FileNotFoundError: there is no such folder or CSV file.
-        ValueError: the CSV file has another header or names a photo twice, or there is no photo.
+        ValueError: the CSV file is no UTF-8 text, has another header or names a photo twice, or
+            there is no photo.
     """
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder")
-    rows = _folder_rows(root) if labels is None else _csv_rows(Path(labels))
-    if not rows:
-        raise ValueError(f"{labels} names no photo" if labels else f"{root} holds no photo")
+    rows: Mapping[Path, list[str]]
+    skipped: Mapping[str, int] = {}
+    if labels is not None:
+        rows = _csv_rows(Path(labels))
+        if not rows:
+            raise ValueError(f"{labels} names no photo")
+    else:
+        rows, skipped = _folder_rows(root)
+        if not rows:
+            more = f"; there are {skipped_files(skipped)}" if skipped else ""
+            raise ValueError(f"{root} holds no photo{more}")
+    stems = Counter(relative.with_suffix("") for relative in rows if relative.name)
     photos, failures = [], {}
+    missing = _Missing(root)
     for relative, present in sorted(rows.items()):
         photo = root / relative
         try:
-            if relative.is_absolute() or ".." in relative.parts:
-                raise ValueError("it lies outside the folder of photos")
+            _check_path(relative)
             if not present:
                 why = "" if labels else ": it lies in no class folder, and there is no CSV file"
                 raise ValueError(f"no labels{why}")
-            if not photo.is_file():
-                raise ValueError("there is no such photo")
+            if not os.path.isfile(photo):
+                raise ValueError(f"there is no such photo{missing.hint(relative)}")
             classes = tuple(names.indices(dict.fromkeys(present)))
+            shared = stems[relative.with_suffix("")] > 1
+            mask = truth_of(Path(masks), relative, shared) if masks else None
         except ValueError as error:
             failures[photo] = str(error)
             continue
-        mask = Path(masks) / relative.with_suffix(".png") if masks else None
         # The suffix stays in the name, so that a.jpg and a.png keep apart.
         photos.append(SetPhoto(relative.as_posix(), photo, classes, mask))
-    return PhotoSet(names, photos, failures)
+    return PhotoSet(names, photos, failures, skipped=skipped)
+
+
+def _check_path(relative: Path) -> None:
+    if relative.is_absolute() or ".." in relative.parts:
+        raise ValueError("it lies outside the folder of photos")
+    try:
+        # Names of files need not be text; the names of outputs, and lists of photos, are.
+        str(relative).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("its name is no UTF-8 text: rename it") from error
+
+
+class _Missing:
+    """What paths that lead to no photo may have meant."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._by_name: dict[str, list[Path]] | None = None
+        self._compared = 0
+
+    def hint(self, relative: Path) -> str:
+        close = self._close(relative)
+        return f": did you mean {close.as_posix()}?" if close else ""
+
+    def _close(self, relative: Path) -> Path | None:
+        parts = relative.as_posix().replace("\\", "/").split("/")
+        # A prefix too many, as of the folder itself.
+        for start in range(len(parts)):
+            path = Path(*parts[start:])
+            if path != relative and os.path.isfile(self._root / path):
+                return path
+        if self._by_name is None:
+            self._by_name = {}
+            for path in list_photos(self._root).photos:
+                self._by_name.setdefault(path.name.casefold(), []).append(path)
+                self._by_name.setdefault(path.stem.casefold(), []).append(path)
+        for key in (Path(parts[-1]).name, Path(parts[-1]).stem):
+            found = self._by_name.get(key.casefold())
+            if found:
+                return found[0]
+        # Comparing takes time, and whoever has read three hints knows.
+        self._compared += 1
+        close = nearest(parts[-1].casefold(), self._by_name) if self._compared <= 3 else None
+        return self._by_name[close][0] if close else None
 
 
 def _csv_rows(file: Path) -> dict[Path, list[str]]:
@@ -83,34 +148,29 @@ def _csv_rows(file: Path) -> dict[Path, list[str]]:
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is no file")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} must be UTF-8 text: {error}") from error
-    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
-    if reader.fieldnames != COLUMNS:
-        raise ValueError(f"{file} must start with the line photo,labels; got {reader.fieldnames}")
+    reader = csv.DictReader(io.StringIO(read_text(file), newline=""), skipinitialspace=True)
     rows: dict[Path, list[str]] = {}
-    for row in reader:
-        photo = Path(row["photo"])
-        if photo in rows or None in row:
-            what = "stands there twice" if photo in rows else "has more than two columns"
+    try:
+        if reader.fieldnames != COLUMNS:
             raise ValueError(
-                f"{file}, line {reader.line_num}: photo {str(photo)!r} {what}; its classes go into"
-                " one column of one row, with semicolons between"
+                f"{file} must start with the line photo,labels; got {reader.fieldnames}"
             )
-        labels = (row["labels"] or "").split(";")
-        rows[photo] = [name.strip() for name in labels if name.strip()]
+        for row in reader:
+            photo = Path(row["photo"])
+            if photo in rows or None in row:
+                what = "stands there twice" if photo in rows else "has more than two columns"
+                raise ValueError(
+                    f"{file}, line {reader.line_num}: photo {str(photo)!r} {what}; its classes go"
+                    " into one column of one row, with semicolons between"
+                )
+            labels = (row["labels"] or "").split(";")
+            rows[photo] = [name.strip() for name in labels if name.strip()]
+    except csv.Error as error:
+        raise ValueError(f"{file}, line {reader.line_num}, is no CSV: {error}") from error
     return rows
 
 
-def _folder_rows(root: Path) -> dict[Path, list[str]]:
+def _folder_rows(root: Path) -> tuple[dict[Path, list[str]], Mapping[str, int]]:
     """The photos below ``root``, each with the name of the topmost folder that holds it, if any."""
-    # Folder by folder, as a search of the root would not follow links to class folders.
-    found = (
-        path
-        for top in root.iterdir()
-        for path in (top.rglob("*") if top.is_dir() else [top])
-        if path.suffix.lower() in SUFFIXES
-    )
-    return {path: list(path.parts[:-1][:1]) for path in (path.relative_to(root) for path in found)}
+    found = list_photos(root)
+    return {path: list(path.parts[:-1][:1]) for path in found.photos}, found.skipped

@@ -24,6 +24,7 @@ from vpl_plugin.adapters.clip_es import (
 )
 from vpl_plugin.adapters.clip_es.stages.cams import read_prototypes
 from vpl_plugin.adapters.datasets import PhotoSet, SetPhoto, folder_photos
+from vpl_plugin.adapters.datasets.photo_files import skipped_files
 from vpl_plugin.adapters.prototype_files import save_prototypes
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.cli.class_option import class_names
@@ -98,9 +99,10 @@ def run(arguments: argparse.Namespace) -> int:
     names = class_names(arguments.classes)
     listed = folder_photos(arguments.photos, names, arguments.labels)
     photos, failures = listed.photos, listed.failures
+    if listed.skipped:
+        logger.info("%s: skipped %s", arguments.photos, skipped_files(listed.skipped))
     if not photos:
-        first = next(f"{path}: {why}" for path, why in failures.items())
-        raise ValueError(f"there is no photo whose labels are known; the first is {first}")
+        raise ValueError(f"there is no photo whose labels are known: {listed.why_empty()}")
     if arguments.crf:
         # A missing CRF is told now, not after the CAMs.
         dense_crf(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 2), 0.5, np.float32))

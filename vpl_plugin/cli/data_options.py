@@ -62,10 +62,11 @@ def named_photos(
 
     Raises:
         FileNotFoundError: there is no such folder or file.
-        ValueError: it names no photo, not one photo's labels are known, ``classes`` is missing, or
-            a folder is given a split.
+        ValueError: it names no photo, not one photo's labels are known (the message has the most
+            frequent reasons), ``classes`` is missing, or a folder is given a split.
     """
     from vpl_plugin.adapters.datasets import coco_photos, folder_photos, voc_photos
+    from vpl_plugin.adapters.datasets.photo_files import skipped_files
     from vpl_plugin.cli.class_option import class_names
 
     if masks is not None:
@@ -90,10 +91,15 @@ def named_photos(
         if split is not None:
             raise ValueError("--dataset folder takes no --split: its photos are those of --labels")
         photos = folder_photos(root, class_names(classes), labels, masks=masks)
+    if photos.skipped:
+        logger.info("%s: skipped %s", root, skipped_files(photos.skipped))
     if photos.without_labels:
         logger.info("%d photos show none of the classes and are left out", photos.without_labels)
     if not photos.photos:
-        raise ValueError(f"{labels or split or root} has no photo whose labels are known")
+        # VOC's labels are a word; what was asked for is a split.
+        asked = (split, labels) if dataset == "voc" else (labels, split)
+        where = next(filter(None, asked), root)
+        raise ValueError(f"{where} has no photo whose labels are known: {photos.why_empty()}")
     return photos
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vpl_plugin.localization.evaluation import SegmentationMeter, SegmentationScores
+from vpl_plugin.localization.ground_truth import check_shows_classes, read_truth
 from vpl_plugin.localization.mask_files import IGNORE_INDEX, read_mask
 
 __all__ = ["as_json", "score_masks"]
@@ -24,26 +25,29 @@ def score_masks(
 
     Returns:
         What :func:`as_json` gives, and the number of photos; None where not one counts.
+
+    Raises:
+        ValueError: not one ground truth shows a class, which leaves the background's IoU alone.
     """
     meter = SegmentationMeter(len(classes) + 1, ignore_index=IGNORE_INDEX)
-    photos = 0
+    counted = []
     for predicted, truth in pairs:
         try:
-            labels, mask = read_mask(predicted), read_mask(truth)
-            if labels.shape != mask.shape:
-                raise ValueError(f"it is of size {mask.shape}, the photo of {labels.shape}")
-            wrong = mask[(mask > len(classes)) & (mask != IGNORE_INDEX)]
-            if wrong.size:
-                raise ValueError(f"it has the label {wrong[0]}, which no class has")
+            labels = read_mask(predicted)
+            mask = read_truth(truth, len(classes), labels.shape)
+            meter.update(labels, mask)
         except FileNotFoundError as error:
             failures[truth] = f"not scored: there is no {error.filename}"
             continue
         except ValueError as error:
             failures[truth] = f"not scored: {error}"
             continue
-        meter.update(labels, mask)
-        photos += 1
-    return {"photos": photos, **as_json(meter.compute(), classes)} if photos else None
+        counted.append(truth)
+    if not counted:
+        return None
+    if not meter.confusion()[1:].any():
+        check_shows_classes(counted, len(classes))
+    return {"photos": len(counted), **as_json(meter.compute(), classes)}
 
 
 def as_json(scores: SegmentationScores, classes: Sequence[str]) -> dict[str, Any]:

@@ -71,7 +71,9 @@ class ClassNames:
         found = []
         for label in labels:
             if label not in position:
-                close = difflib.get_close_matches(str(label), self.labels, n=3)
+                folded = str(label).casefold()
+                close = [other for other in self.labels if other.casefold() == folded]
+                close = close or difflib.get_close_matches(str(label), self.labels, n=3)
                 hint = f"did you mean {' or '.join(close)}?" if close else ", ".join(self.labels)
                 raise ValueError(f"{self.name} has no class {label!r}: {hint}")
             found.append(position[label])

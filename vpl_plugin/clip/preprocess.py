@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 __all__ = [
@@ -28,8 +28,22 @@ PixelArray: TypeAlias = npt.NDArray[np.uint8]
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-# EXIF's tag for the orientation, and from which value on height and width swap.
-_ORIENTATION, _TURNED = 0x0112, 5
+# EXIF's tag for the orientation, and what brings a photo of each upright; 1 is upright already.
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# From here on height and width swap.
+_SIDEWAYS = 5
+# Where the header's size is that of the decoded photo. An icon, say, holds several, and a TIFF is
+# turned by Pillow while it is decoded.
+_HEADER_TELLS = frozenset({"JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "PPM", "JPEG2000"})
 
 
 class BrokenPhotoError(ValueError):
@@ -39,9 +53,10 @@ class BrokenPhotoError(ValueError):
 def open_photo(path: str | os.PathLike[str]) -> Image.Image:
     """Open a photo whole, in RGB and the right way up.
 
-    The orientation that cameras note in EXIF is applied, as viewers and annotation tools do.
-    Photos of PASCAL VOC and COCO carry none, so their masks fit either way. Transparency is
-    dropped.
+    The orientation that cameras note in EXIF is applied, as viewers and annotation tools do; one
+    that is no number from 1 to 8 is ignored, and so is metadata that cannot be read. Photos of
+    PASCAL VOC and COCO carry none, so their masks fit either way. Transparency is dropped, and of
+    an animation the first picture is taken.
 
     Args:
         path: the file, in any format that Pillow reads.
@@ -55,18 +70,22 @@ def open_photo(path: str | os.PathLike[str]) -> Image.Image:
             channel; the message names it.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no photo at {path}")
+    # Pillow's decoders raise whatever a damaged header leads them to.
     try:
         with Image.open(path) as photo:
-            return _to_rgb(ImageOps.exif_transpose(photo))
-    # Pillow's decoders raise SyntaxError and others for damaged headers.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise BrokenPhotoError(f"cannot read the photo {path}: {error}") from error
+            photo.load()
+            turn = _TURNS.get(_orientation(photo))
+            return _to_rgb(photo if turn is None else photo.transpose(turn))
+    except Exception as error:
+        raise _broken(path, error) from error
 
 
 def photo_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of a photo as :func:`open_photo` gives it, from its header alone.
+    """Height and width of a photo as :func:`open_photo` gives it.
+
+    From the header alone, in the formats that photos usually have.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -74,13 +93,30 @@ def photo_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as photo:
+            if photo.format not in _HEADER_TELLS:
+                photo.load()
+            sideways = _orientation(photo) >= _SIDEWAYS
             width, height = photo.size
-            turned = photo.getexif().get(_ORIENTATION, 1) >= _TURNED
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise BrokenPhotoError(f"cannot read the photo {path}: {error}") from error
-    return (width, height) if turned else (height, width)
+    except Exception as error:
+        raise _broken(path, error) from error
+    return (width, height) if sideways else (height, width)
+
+
+def _orientation(photo: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; 1 where none is noted, or nothing that can be read as one."""
+    try:
+        noted = photo.getexif().get(_ORIENTATION)
+    # Metadata is not worth a photo: what cannot be read is as if it were not there.
+    except Exception:
+        return 1
+    return noted if isinstance(noted, int) and noted in _TURNS else 1
+
+
+def _broken(path: str | os.PathLike[str], error: Exception) -> BrokenPhotoError:
+    # Not every error of a decoder has a message.
+    return BrokenPhotoError(f"cannot read the photo {path}: {str(error) or type(error).__name__}")
 
 
 def preprocess(

@@ -60,31 +60,79 @@ def write_mask(path: str | os.PathLike[str], mask: np.ndarray) -> None:
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     """The labels (H, W) uint8 of a palette or grey-level PNG.
 
+    A palette image gives its indices, whatever their colours; with two exceptions. Programs that
+    shrink or quantise images move VOC's colours to other indices: a mask that has only those,
+    the colour of 255 among them, is read by its colours. Where the palette says that the indices
+    are no labels, and not which ones they would be, the mask is refused.
+
     Args:
         path: of the file.
 
     Returns:
-        (H, W) uint8; palette images give their indices, not colours.
+        (H, W) uint8.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not an image, a broken one, or one whose pixels are no 8-bit labels; the message
             names the file.
     """
+    # Pillow's decoders raise whatever a damaged header leads them to.
     try:
         with Image.open(path) as image:
             mode = image.mode
             mask = np.array(image)
+            colours = image.getpalette("RGB") if mode == "P" else None
     except FileNotFoundError:
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable mask: {error}") from error
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        raise ValueError(f"{path} is not a readable mask: {why}") from error
     if mode not in ("P", "L"):
         raise ValueError(
             f"{path} must be a palette or 8-bit grey-level image, one label a pixel;"
             f" got mode {mode}"
         )
-    return mask
+    if colours is None:
+        return mask
+    try:
+        return _labels_of(mask, np.array(colours, dtype=np.uint8).reshape(-1, 3))
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
+
+
+def _labels_of(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """The labels that palette indices (H, W) stand for; raises where none can be told."""
+    voc = voc_palette()
+    if np.array_equal(palette, voc[: len(palette)]):
+        return indices
+    used = np.bincount(indices.ravel(), minlength=256).nonzero()[0]
+    if used[-1] >= len(palette):
+        return indices
+    shown = palette[used]
+    if (shown == used[:, None]).all() or (shown == voc[used]).all():
+        # Grey levels, or VOC's palette as far as it is used.
+        return indices
+    label_of = {tuple(colour): label for label, colour in enumerate(voc.tolist())}
+    labels = [label_of.get(tuple(colour)) for colour in shown.tolist()]
+    if None not in labels and len({*labels}) == len(labels):
+        if IGNORE_INDEX in labels:
+            table = np.zeros(256, np.uint8)
+            table[used] = labels
+            return table[indices]
+        moved = next(i for i, label in zip(used, labels, strict=True) if i != label)
+        raise ValueError(
+            f"has PASCAL VOC's colours at other palette indices, such as that of the label"
+            f" {label_of[tuple(palette[moved].tolist())]} at {moved}: save it with VOC's palette,"
+            " or its labels as grey levels"
+        )
+    black = [i for i in used if not palette[i].any() and i not in (0, IGNORE_INDEX)]
+    if black and palette[0].any():
+        raise ValueError(
+            f"has black at the palette index {black[0]} and the colour {palette[0].tolist()} at 0,"
+            " where the background is expected: save it with VOC's palette, or its labels as grey"
+            " levels"
+        )
+    return indices
 
 
 def present_classes(mask: np.ndarray) -> list[int]:

@@ -29,12 +29,13 @@ from vpl_plugin.adapters.clip_es.stage_files import (
 from vpl_plugin.adapters.clip_es.stages.cams import cams_file
 from vpl_plugin.adapters.clip_es.stages.seeds import seeds_file
 from vpl_plugin.adapters.clip_es.stages.settings import Settings
-from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
+from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto, frequent_reasons
 from vpl_plugin.adapters.prototype_files import load_prototypes
 from vpl_plugin.adapters.worker_pool import run_jobs
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.localization.bootstrap import iou_counts
 from vpl_plugin.localization.evaluation import confusion_matrix, segmentation_scores
+from vpl_plugin.localization.ground_truth import check_shows_classes, read_truth
 from vpl_plugin.localization.mask_files import IGNORE_INDEX, read_mask
 from vpl_plugin.localization.photo_counts import write_photo_counts
 from vpl_plugin.run_folder import settings_of
@@ -69,14 +70,20 @@ def run_evaluate(
         The figures, or None where the set has no ground truth.
 
     Raises:
-        FileNotFoundError: there are no CAMs at all, or not one photo has both CAMs and a mask.
+        FileNotFoundError: there are no CAMs at all, or not one photo has both CAMs and a mask that
+            fits.
+        ValueError: not one mask shows a class, which leaves the background's IoU alone.
         OSError: the file cannot be written.
     """
     made_by = settings_of(settings.cams, "cams")
     if photos.photos and all(item.mask is None for item in photos.photos):
         logger.info("no ground truth, so nothing to score")
         return None
+    check_shows_classes(
+        (item.mask for item in photos.photos if item.mask), len(photos.names.labels)
+    )
     of_set = _Counts.none(len(photos.names.labels))
+    unscored: dict[Path, str] = {}
     groups = [
         _Group(photos.photos[start : start + PHOTOS_AT_ONCE], settings, len(photos.names.labels))
         for start in range(0, len(photos.photos), PHOTOS_AT_ONCE)
@@ -85,11 +92,19 @@ def run_evaluate(
         for group, result in run_jobs(_count_group, groups, settings.workers):
             counts, why = result()
             of_set = of_set.plus(counts)
+            unscored |= why
             for path, message in why.items():
                 failures.setdefault(path, message)
             progress.update(len(group.photos))
     if not of_set.photos:
-        raise FileNotFoundError(f"not one photo has both CAMs in {settings.cams} and a mask")
+        raise FileNotFoundError(
+            f"not one photo has both CAMs in {settings.cams} and a mask that fits:"
+            f" {frequent_reasons(unscored)}"
+        )
+    if not of_set.raw[0, 1:].any():
+        # The masks that do show a class are among those left out.
+        scored = (item.mask for item in photos.photos if item.mask and item.photo not in unscored)
+        check_shows_classes(scored, len(photos.names.labels))
     figures = {"cams": made_by, **_figures(of_set, photos.names.labels)}
     kinds = _kinds(of_set, figures["refined"]["power"])
     names = [name for name, _ in of_set.of_photos]
@@ -183,19 +198,16 @@ def _count_photo(
     if item.mask is None:
         raise ValueError("it has no ground truth")
     cams = read_cams(cams_file(settings, item.name))
-    truth = read_mask(item.mask)
+    truth = read_truth(item.mask, num_foreground, cams.size)
     labels = mask = None
     if settings.masks.exists():
         labels = read_mask(settings.labels / f"{item.name}.png")
         mask = read_mask(settings.masks / f"{item.name}.png")
-    for held in (labels, mask, np.empty(cams.size)):
+    for held in (labels, mask):
         if held is not None and held.shape != truth.shape:
             raise ValueError(
-                f"{item.mask} is of size {truth.shape}, its CAMs are of a photo of {cams.size}"
+                f"its pseudo-mask is of size {held.shape}, the photo of {cams.size}"
             )
-    wrong = truth[(truth > num_foreground) & (truth != IGNORE_INDEX)]
-    if wrong.size:
-        raise ValueError(f"{item.mask} has the label {wrong[0]}, which no class has")
     known = (cams.classes, cams.size, truth, num_foreground)
     counts = _Counts.none(num_foreground)._replace(
         raw=seed_confusion(cams.raw, *known, RAW_POWERS),
