@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vpl_plugin.adapters.clip_es.learning import DEFAULT_ANCHOR
-from vpl_plugin.adapters.clip_es.upstream_checkout import SCRIPTS, check_checkout
+from vpl_plugin.adapters.clip_es.upstream_checkout import SCRIPTS, check_checkout, check_packages
 from vpl_plugin.adapters.clip_es.upstream_runner import UpstreamJob
 from vpl_plugin.adapters.clip_es.upstream_split import UpstreamSplit, check_photos, read_split
 from vpl_plugin.core.checks import (
@@ -60,6 +60,7 @@ def retrofit(
     pixels_per_photo: int | None = 128,
     seed: int = 0,
     prototypes: str | os.PathLike[str] | None = None,
+    traceback: bool = False,
 ) -> Retrofit:
     """Runs CLIP-ES's own code with vision prototypes in the place of its two text-feature tensors.
 
@@ -85,6 +86,7 @@ def retrofit(
         pixels_per_photo: how many to learn from in each photo; None takes them all.
         seed: of the draw.
         prototypes: a .safetensors of an earlier run, such as on the train split; None learns them.
+        traceback: where upstream's code fails, its process prints where.
 
     Returns:
         Where things are, and what made the prototypes.
@@ -93,6 +95,7 @@ def retrofit(
         FileNotFoundError: the checkout, the model, the split file or photos are missing.
         ValueError: not a CLIP-ES checkout, or of an unknown shape; bad settings; a ``cam_out_dir``
             that holds other results.
+        ImportError: a package that the checkout's code imports is not installed.
         UpstreamError: upstream's code failed; the message names the photo where it can.
 
     Example:
@@ -114,8 +117,9 @@ def retrofit(
     elif Path(model).suffix:
         raise FileNotFoundError(f"there is no model file {model}")
     split_path = root / script.split_file if split_file is None else Path(split_file)
-    split = read_split(split_path, script)
+    split = read_split(split_path, script, Path(img_root))
     check_photos(Path(img_root), split, script)
+    check_packages(root, script)
     if prototypes is not None and not Path(prototypes).is_file():
         raise FileNotFoundError(f"there is no file of prototypes {prototypes}")
     job = UpstreamJob(
@@ -133,6 +137,7 @@ def retrofit(
         pixels_per_photo=pixels_per_photo,
         seed=seed,
         prototypes=None if prototypes is None else str(Path(prototypes).resolve()),
+        traceback=traceback,
     )
     _check_same_run(job, split)
     made_by = _run_in_a_process(job)

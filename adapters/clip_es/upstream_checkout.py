@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["SCRIPTS", "UpstreamScript", "check_checkout"]
+__all__ = ["SCRIPTS", "UpstreamScript", "check_checkout", "check_packages"]
 
 
 class UpstreamScript(NamedTuple):
@@ -53,6 +56,8 @@ SCRIPTS = {
     ),
 }
 _MODULES = ("clip/__init__.py", "clip_text.py", "pytorch_grad_cam/__init__.py", "utils.py")
+# What the extra "upstream" installs, and what the runner provides where setuptools has lost it.
+_EXTRA, _PROVIDED = frozenset({"lxml"}), frozenset({"pkg_resources"})
 _FUNCTIONS = ("perform", "reshape_transform", "split_dataset", "zeroshot_classifier")
 
 
@@ -93,3 +98,75 @@ def check_checkout(checkout: str | os.PathLike[str], script: UpstreamScript) -> 
             f" where ({', '.join(script.perform)}) is expected"
         )
     return root
+
+
+def check_packages(root: Path, script: UpstreamScript) -> None:
+    """Whether the packages that the checkout's code imports are installed; runs nothing of it.
+
+    Args:
+        root: as :func:`check_checkout` gives it.
+        script: which of its scripts is to run.
+
+    Raises:
+        ImportError: some are not; the message says what to install.
+    """
+    missing: set[str] = set()
+    seen: set[Path] = set()
+    todo = [root / f"{script.module}.py"]
+    while todo:
+        file = todo.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        for module in _imported(file, root):
+            top = module.partition(".")[0]
+            files = _files(root, module)
+            if files:
+                todo += files
+            elif top not in (*sys.stdlib_module_names, *_PROVIDED) and not _is_installed(top):
+                missing.add(top)
+    if missing:
+        packages = ['"vpl_plugin[upstream]"'] if missing & _EXTRA else []
+        packages += sorted(missing - _EXTRA)
+        raise ImportError(
+            f"the code in {root} imports {', '.join(sorted(missing))}, which is not installed:"
+            f" pip install {' '.join(packages)}"
+        )
+
+
+def _imported(file: Path, root: Path) -> Iterator[str]:
+    """The modules that a file of the checkout imports whatever happens, by their full names."""
+    try:
+        body = ast.parse(file.read_bytes()).body
+    except (SyntaxError, ValueError):
+        # Python will tell, should the file be needed.
+        return
+    package = file.parent.relative_to(root).parts
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *filter(None, [node.module])])
+            if module:
+                yield module
+            # What is imported from a package may be a module of it.
+            if module and _files(root, module):
+                yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def _files(root: Path, module: str) -> list[Path]:
+    """The files of the checkout that importing a module runs."""
+    parts = module.split(".")
+    tried = [root.joinpath(*parts[:count], "__init__.py") for count in range(1, len(parts) + 1)] + [
+        root.joinpath(*parts).with_suffix(".py")
+    ]
+    return [path for path in tried if path.is_file()]
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:
+        # It is loaded, by something that gave it no spec.
+        return True

@@ -28,7 +28,7 @@ from vpl_plugin.adapters.clip_es.upstream_checkout import SCRIPTS
 from vpl_plugin.adapters.clip_es.upstream_devices import cpu_for_missing_cuda
 from vpl_plugin.adapters.clip_es.upstream_encoder import check_encoder, load_encoder
 from vpl_plugin.adapters.clip_es.upstream_pixels import SeedCollector
-from vpl_plugin.adapters.clip_es.upstream_split import read_split
+from vpl_plugin.adapters.clip_es.upstream_split import UpstreamSplit, read_split
 from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.core.prototypes import learn_vision_prototypes
@@ -63,6 +63,7 @@ class UpstreamJob:
         pixels_per_photo: how many to learn from in each photo; None takes them all.
         seed: of the draw.
         prototypes: file of prototypes learned before; None learns them.
+        traceback: a failure is printed with its traceback.
     """
 
     checkout: str
@@ -78,6 +79,7 @@ class UpstreamJob:
     pixels_per_photo: int | None
     seed: int
     prototypes: str | None
+    traceback: bool = False
 
     @property
     def own_folder(self) -> Path:
@@ -104,7 +106,7 @@ class UpstreamJob:
         return {
             name: value
             for name, value in asdict(self).items()
-            if name not in ("checkout", "cam_out_dir", "num_workers", "img_root")
+            if name not in ("checkout", "cam_out_dir", "num_workers", "img_root", "traceback")
         }
 
 
@@ -139,8 +141,9 @@ def main() -> int:
         result: dict[str, Any] = {"facts": run_job(job)}
     except Exception as error:
         # The caller tells it; the traceback is for whoever has changed the checkout.
-        traceback.print_exc()
-        result = {"error": f"{type(error).__name__}: {error}"}
+        if job.traceback:
+            traceback.print_exc()
+        result = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
     with whole_file(sys.argv[2]) as part:
         part.write_text(json.dumps(result))
     return 0 if "facts" in result else 1
@@ -175,13 +178,16 @@ class _Retrofit:
         )
         facts = self._prototypes(Z, foreground, background, cam)
         W = load_prototypes(job.learned)[0].to(foreground)
-        split = read_split(Path(job.split_file), self._about)
+        split = self._split()
         done = {name for name in split.photos if _cam_file(job.cam_out_dir, name).exists()}
         if done:
             logger.info("%d of %d photos were done before", len(done), len(split.photos))
         with _logit_scale(self._model, 1 / facts["tau_I"]):
             self._perform(_KeepCAMs(Path(job.cam_out_dir)), W, len(foreground), cam, skip=done)
         return facts
+
+    def _split(self) -> UpstreamSplit:
+        return read_split(Path(self._job.split_file), self._about, Path(self._job.img_root))
 
     def _prototypes(
         self, Z: Tensor, foreground: Tensor, background: Tensor, cam: Any
@@ -205,7 +211,7 @@ class _Retrofit:
             }
         else:
             claim_folder(job.seeds, job.settings())
-            photos = read_split(Path(job.split_file), self._about).photos
+            photos = self._split().photos
             files = [_seeds_file(job.seeds, name) for name in photos]
             done = {name for name, file in zip(photos, files, strict=True) if file.exists()}
             text = torch.cat([foreground, background])
@@ -238,7 +244,7 @@ class _Retrofit:
         skip: set[str] | frozenset[str] = frozenset(),
     ) -> None:
         """Upstream's ``perform`` on every photo of the split, in its own number of processes."""
-        split = read_split(Path(self._job.split_file), self._about)
+        split = self._split()
         kept = [i for i, name in enumerate(split.photos) if name not in skip]
         photos = [split.photos[i] for i in kept]
         labels = [split.labels[i] for i in kept]
@@ -274,7 +280,12 @@ class _Retrofit:
         if workers == 1:
             _perform_part(0, *arguments)
         else:
-            torch.multiprocessing.spawn(_perform_part, nprocs=workers, args=arguments)
+            try:
+                torch.multiprocessing.spawn(_perform_part, nprocs=workers, args=arguments)
+            except torch.multiprocessing.ProcessRaisedException as error:
+                # Its message is the traceback of that process, which ends with what it raised.
+                why = str(error).rstrip().rpartition(f"{UpstreamPhotoError.__name__}: ")[2]
+                raise UpstreamPhotoError(why) from error
 
 
 def _perform_part(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 from vpl_plugin.adapters.clip_es.upstream_checkout import UpstreamScript
+from vpl_plugin.adapters.datasets.split_file import named_photo, split_lines
 
 __all__ = ["UpstreamSplit", "check_photos", "read_split"]
 
@@ -26,23 +28,30 @@ class UpstreamSplit(NamedTuple):
     labels: list[list[str]]
 
 
-def read_split(path: Path, script: UpstreamScript) -> UpstreamSplit:
+def read_split(path: Path, script: UpstreamScript, img_root: Path) -> UpstreamSplit:
     """Reads a split file: a photo a line, for COCO followed by its class indices.
+
+    A name may hold blanks where there is such a photo.
+
+    Args:
+        path: of the file.
+        script: which of upstream's scripts is to read it.
+        img_root: folder of photos.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is empty, names a photo twice, or a line has no classes where it must.
+        ValueError: it is no UTF-8 text, is empty, names a photo twice, or a line has no classes
+            where it must.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no split file {path}")
+    at_hand = {*os.listdir(img_root)} if img_root.is_dir() else set()
     photos: dict[str, list[str]] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        words = line.split()
-        if not words:
-            continue
-        name, labels = f"{words[0]}.jpg", words[1:]
+    for number, line in split_lines(path):
+        stem, labels = named_photo(line, lambda text: f"{text}.jpg" in at_hand)
+        name = f"{stem}.jpg"
         if name in photos:
-            raise ValueError(f"{path}, line {number}: photo {words[0]!r} stands there twice")
+            raise ValueError(f"{path}, line {number}: photo {stem!r} stands there twice")
         if script.labels_in_split and not (labels and all(label.isdecimal() for label in labels)):
             raise ValueError(
                 f"{path}, line {number}: it takes a photo and the indices of its classes, such as"
@@ -51,8 +60,6 @@ def read_split(path: Path, script: UpstreamScript) -> UpstreamSplit:
         if not script.labels_in_split and labels:
             raise ValueError(f"{path}, line {number}: it takes a photo's name alone; got {line!r}")
         photos[name] = labels
-    if not photos:
-        raise ValueError(f"{path} names no photo")
     return UpstreamSplit(list(photos), list(photos.values()))
 
 

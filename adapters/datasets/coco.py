@@ -70,9 +70,7 @@ def coco_photos(
         if lines is not None:
             wanted = {name for name, _ in lines}
             failures = {
-                path: why
-                for path, why in failures.items()
-                if path.stem in wanted or path == file
+                path: why for path, why in failures.items() if path.stem in wanted or path == file
             }
             picked = {}
             for name, _ in lines:

@@ -34,7 +34,6 @@ from vpl_plugin.clip import (
     ENSEMBLE,
     SINGLE,
     VOC,
-    BrokenPhotoError,
     ClipModel,
     load_clip,
     open_photo,
@@ -44,6 +43,7 @@ from vpl_plugin.core.gap import modify_gap
 from vpl_plugin.core.prototypes import PrototypeFit, learn_vision_prototypes
 from vpl_plugin.core.targets import text_distribution
 from vpl_plugin.localization import read_mask, seed_targets
+from vpl_plugin.localization.ground_truth import read_truth
 from vpl_plugin.segmentation.feature_cache import encoder_fingerprint
 
 __all__ = ["add_arguments", "run"]
@@ -92,7 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
         failures |= listed.failures
         splits[name] = _readable(listed.photos, failures)
         if not splits[name]:
-            raise ValueError(f"{split} has no photo with a mask that shows a class")
+            why = listed._replace(failures=listed.failures | failures).why_empty()
+            raise ValueError(f"{split} has no photo with a mask that shows a class: {why}")
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     model = load_clip(arguments.model, arguments.pretrained, device=arguments.device)
@@ -131,12 +132,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _readable(photos: Sequence[SetPhoto], failures: dict[Path, str]) -> list[SetPhoto]:
-    """The photos that can be read; a broken one is noted and left out of every setting."""
+    """The photos that can be read, with masks that fit; others are left out of every setting."""
     readable = []
     for item in tqdm(photos, desc="read", unit="photo", leave=False):
+        assert item.mask is not None, "voc_photos gives every photo a mask"
         try:
-            open_photo(item.photo)
-        except BrokenPhotoError as error:
+            photo = open_photo(item.photo)
+            read_truth(item.mask, NUM_FOREGROUND, (photo.height, photo.width))
+        # BrokenPhotoError is a ValueError.
+        except (ValueError, FileNotFoundError) as error:
             failures[item.photo] = str(error)
         else:
             readable.append(item)

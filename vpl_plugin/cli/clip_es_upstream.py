@@ -35,11 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             pixels_per_photo=arguments.pixels_per_photo or None,
             seed=arguments.seed,
             prototypes=arguments.prototypes,
+            traceback=arguments.traceback,
         )
     except UpstreamError as error:
-        print(f"vpl-clip-es: {error}", file=sys.stderr)
+        hint = "" if arguments.traceback else " (where: run it again with --traceback)"
+        print(f"vpl-clip-es: {error}{hint}", file=sys.stderr)
         return 1
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"vpl-clip-es: {error}", file=sys.stderr)
         return 2
     logger.info("CAMs of %d photos are in %s", done.photos, done.cam_out_dir)
@@ -86,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     own.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     own.add_argument("--prototypes", type=Path, help=".safetensors of an earlier run, to use as is")
+    own.add_argument(
+        "--traceback", action="store_true", help="where upstream's code fails, print its traceback"
+    )
     return parser
 
 

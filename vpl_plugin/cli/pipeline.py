@@ -178,6 +178,7 @@ def _run(pipeline: Pipeline, arguments: argparse.Namespace, failures: dict[Path,
     # Imported here: --help should not wait for torch.
     from vpl_plugin.adapters.clip_es.stages import run_evaluate
     from vpl_plugin.cli.ranks import joined_ranks
+    from vpl_plugin.localization.ground_truth import check_shows_classes
 
     photos = named_photos(
         arguments.dataset,
@@ -200,6 +201,10 @@ def _run(pipeline: Pipeline, arguments: argparse.Namespace, failures: dict[Path,
         logger.info("Look at %s", folder.resolve())
         return
     wanted = pipeline.needed(arguments) if arguments.stage == "all" else [arguments.stage]
+    if "evaluate" in wanted:
+        # Masks without a class are refused now, not after the hours of the stages before.
+        truths = (item.mask for item in photos.photos if item.mask)
+        check_shows_classes(truths, len(photos.names.labels))
     with joined_ranks(arguments.device) as ranks:
         settings = pipeline.settings(arguments, (ranks.rank, ranks.world))
         if arguments.stage == "all":

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,21 @@ from typing import Any
 from tqdm import tqdm
 
 from vpl_plugin.adapters.datasets import folder_photos
-from vpl_plugin.adapters.datasets.folder import SUFFIXES
-from vpl_plugin.adapters.datasets.split_file import read_lines
+from vpl_plugin.adapters.datasets.photo_files import (
+    SUFFIXES,
+    list_photos,
+    skipped_files,
+    truth_of,
+)
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.cli.inference_options import add_inference_arguments, inference_settings
 from vpl_plugin.cli.mask_scores import score_masks
 from vpl_plugin.cli.overlay import save_overlay
+from vpl_plugin.cli.photo_list import listed_photos
 from vpl_plugin.cli.predictions import Target, Wanted, write_predictions
 from vpl_plugin.clip import ClassNames, ClipModel, load_clip, open_photo
 from vpl_plugin.localization import read_mask
+from vpl_plugin.localization.ground_truth import check_shows_classes
 from vpl_plugin.run_folder import claim_folder
 from vpl_plugin.segmentation.checkpoints import load_segmenter, read_checkpoint_metadata
 from vpl_plugin.segmentation.feature_cache import encoder_fingerprint
@@ -46,7 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pretrained", help="open_clip's pretrained tag or a file")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda if it is there)")
-    parser.add_argument("--list", type=Path, help="file with a name a line: only these photos")
+    parser.add_argument(
+        "--list",
+        type=Path,
+        help="file with a name, or a path below the folder, per line: only these",
+    )
     parser.add_argument(
         "--labels",
         type=Path,
@@ -73,8 +84,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.labels is not None:
         allowed = _allowed(arguments.photos, arguments.labels, classes, failures)
         photos = {relative: path for relative, path in photos.items() if path in allowed}
-    if arguments.masks is not None and not arguments.masks.is_dir():
-        raise FileNotFoundError(f"{arguments.masks} is no folder of ground truth")
+        if not photos:
+            raise ValueError(f"not one photo of {arguments.labels} is among those to segment")
+    truths = {}
+    if arguments.masks is not None:
+        if not arguments.masks.is_dir():
+            raise FileNotFoundError(f"{arguments.masks} is no folder of ground truth")
+        truths = _truths(photos, arguments.masks, failures)
+        check_shows_classes(truths.values(), len(classes))
     output: Path = arguments.output
     claim_folder(
         output,
@@ -103,9 +120,10 @@ def run(arguments: argparse.Namespace) -> int:
             relative: path for relative, path in photos.items() if _mask(output, relative).exists()
         }
         if arguments.overlays:
-            _write_overlays(output, segmented, classes)
+            _write_overlays(output, segmented, classes, failures)
         if arguments.masks is not None:
-            _score(output, arguments.masks, segmented, classes, failures)
+            scored = {name: truths[name] for name in segmented if name in truths}
+            _score(output, scored, classes, failures)
     finally:
         for path, why in failures.items():
             logger.error("failed: %s: %s", path, why)
@@ -134,13 +152,15 @@ def _photos(given: Sequence[Path], listed: Path | None, output: Path) -> dict[Pa
     found: dict[Path, Path] = {}
     for path in given:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            inside = list_photos(path)
             # The folder may hold the label maps of an earlier run too.
             named = {
-                photo.relative_to(path): photo
-                for photo in inside
-                if not any(map(photo.resolve().is_relative_to, written))
+                photo: path / photo
+                for photo in inside.photos
+                if not any(map((path / photo).resolve().is_relative_to, written))
             }
+            if inside.skipped:
+                logger.info("%s: skipped %s", path, skipped_files(inside.skipped))
         elif path.is_file():
             named = {Path(path.name): path}
         else:
@@ -152,18 +172,12 @@ def _photos(given: Sequence[Path], listed: Path | None, output: Path) -> dict[Pa
                 " with different --output"
             )
         found.update(named)
-    if listed is not None:
-        _, lines = read_lines(Path(), listed)
-        by_stem = {name.with_suffix("").as_posix(): name for name in found}
-        missing = [stem for stem, _ in lines if stem not in by_stem]
-        if missing:
-            raise FileNotFoundError(
-                f"{len(missing)} of the photos in {listed} are not there, such as {missing[0]}"
-            )
-        found = {by_stem[stem]: found[by_stem[stem]] for stem, _ in lines}
     if not found:
         shown = ", ".join(str(path) for path in given)
         raise ValueError(f"there is no photo in {shown}; known are {', '.join(sorted(SUFFIXES))}")
+    if listed is not None:
+        names = listed_photos(listed, list(found), [path.resolve().name for path in given])
+        found = {name: found[name] for name in names}
     return found
 
 
@@ -174,28 +188,45 @@ def _allowed(
     if len(given) != 1 or not given[0].is_dir():
         raise ValueError("--labels takes one folder of photos, which its paths lie in")
     listed = folder_photos(given[0], ClassNames("the decoder", classes, classes, ()), labels)
+    if not listed.photos:
+        raise ValueError(f"{labels} has no photo whose labels are known: {listed.why_empty()}")
     failures.update(listed.failures)
     return {item.photo: item.classes for item in listed.photos}
 
 
-def _write_overlays(output: Path, photos: dict[Path, Path], classes: Sequence[str]) -> None:
+def _write_overlays(
+    output: Path, photos: dict[Path, Path], classes: Sequence[str], failures: dict[Path, str]
+) -> None:
     for relative, path in tqdm(photos.items(), desc="overlays", unit="photo"):
         picture = output / "overlays" / f"{relative}.png"
-        if not picture.exists():
-            picture.parent.mkdir(parents=True, exist_ok=True)
+        if picture.exists():
+            continue
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        try:
             save_overlay(picture, open_photo(path), read_mask(_mask(output, relative)), classes)
+        # The photo may have been removed or changed since it was segmented.
+        except (ValueError, FileNotFoundError) as error:
+            failures.setdefault(path, f"no overlay: {error}")
+
+
+def _truths(photos: dict[Path, Path], masks: Path, failures: dict[Path, str]) -> dict[Path, Path]:
+    """The ground truth of each photo, by its name."""
+    stems = Counter(name.with_suffix("") for name in photos)
+    truths = {}
+    for name, path in photos.items():
+        try:
+            truths[name] = truth_of(masks, name, shared=stems[name.with_suffix("")] > 1)
+        except ValueError as error:
+            failures[path] = f"not scored: {error}"
+    return truths
 
 
 def _score(
-    output: Path,
-    masks: Path,
-    photos: dict[Path, Path],
-    classes: Sequence[str],
-    failures: dict[Path, str],
+    output: Path, truths: dict[Path, Path], classes: Sequence[str], failures: dict[Path, str]
 ) -> None:
-    pairs = ((_mask(output, relative), masks / relative.with_suffix(".png")) for relative in photos)
+    pairs = ((_mask(output, name), truth) for name, truth in truths.items())
     scores: dict[str, Any] | None = score_masks(
-        tqdm(pairs, desc="score", unit="photo", total=len(photos)), classes, failures
+        tqdm(pairs, desc="score", unit="photo", total=len(truths)), classes, failures
     )
     if scores is None:
         logger.error("not one photo has a ground truth that fits")

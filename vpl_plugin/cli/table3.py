@@ -29,6 +29,7 @@ from vpl_plugin.cli.table3_phase1 import Phase1, run_phase1
 from vpl_plugin.cli.table3_report import markdown, table_rows
 from vpl_plugin.cli.training_options import add_training_arguments, training_settings
 from vpl_plugin.clip import ClipModel, load_clip
+from vpl_plugin.localization.ground_truth import check_shows_classes
 from vpl_plugin.segmentation.examples import Example, list_examples
 from vpl_plugin.segmentation.training import train_decoder
 
@@ -115,6 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("the val split has no ground truth: say where with --masks")
     failures: dict[Path, str] = {}
     for split in photos.values():
+        truths = (item.mask for item in split.photos if item.mask)
+        check_shows_classes(truths, len(split.names.labels))
         failures.update(split.failures)
     # Asked for now, so that settings out of range are told before the work of hours.
     inference_settings(arguments)
@@ -194,12 +197,14 @@ def _workers(arguments: argparse.Namespace) -> int:
 def _examples(photos: PhotoSet, masks: Path, failures: dict[Path, str]) -> list[Example]:
     """The train photos that phase 1 could do."""
     done = [item for item in photos.photos if item.photo not in failures]
-    return list_examples(
+    examples = list_examples(
         {item.name: item.photo for item in done},
         masks,
         len(photos.names.labels),
         classes={item.name: item.classes for item in done},
     )
+    check_shows_classes((item.mask for item in examples), len(photos.names.labels))
+    return examples
 
 
 def _decoder(

@@ -13,6 +13,7 @@ from vpl_plugin.cli.ranks import joined_ranks
 from vpl_plugin.cli.training_options import add_training_arguments, training_settings
 from vpl_plugin.clip import load_clip, open_photo
 from vpl_plugin.localization import SegmentationMeter, read_mask
+from vpl_plugin.localization.ground_truth import check_shows_classes
 from vpl_plugin.localization.mask_files import IGNORE_INDEX
 from vpl_plugin.segmentation.checkpoints import Segmenter
 from vpl_plugin.segmentation.examples import Example, check_examples, list_examples
@@ -76,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
                 raise ValueError("--val takes ground truth: say where with --val-masks")
             validation.append(Example(item.name, item.photo, item.mask, item.classes))
         check_examples(validation, len(scored.names.labels))
+        check_shows_classes((item.mask for item in validation), len(scored.names.labels))
     prototypes, about = load_prototypes(arguments.prototypes)
     labels = photos.names.labels
     if tuple(about.get("classes", labels)) != labels:
@@ -98,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         len(labels),
         classes={item.name: item.classes for item in photos.photos},
     )
+    check_shows_classes((item.mask for item in examples), len(labels))
     with joined_ranks(arguments.device) as ranks:
         if ranks.rank:
             # The first process speaks for all.

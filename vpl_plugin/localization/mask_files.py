@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.localization.checks import check_mask

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from vpl_plugin.clip.preprocess import photo_size
-from vpl_plugin.localization.ground_truth import no_class_shown
 from vpl_plugin.localization.mask_files import IGNORE_INDEX, read_mask
 
 __all__ = ["Example", "check_examples", "list_examples"]
@@ -95,7 +94,6 @@ def check_examples(examples: Sequence[Example], num_foreground: int) -> list[tup
         FileNotFoundError: photos or pseudo-masks are missing; the message names them.
         ValueError: no example, or a name given twice; classes beyond F; or files that are broken,
             of another size than the photo, or hold a label beyond F; the message names them.
-            Also where not one pseudo-mask shows a class.
     """
     if not examples:
         raise ValueError("examples must hold at least one photo to train on; got none")
@@ -129,10 +127,7 @@ def check_examples(examples: Sequence[Example], num_foreground: int) -> list[tup
         "pseudo-masks that do not fit",
         (found for found in read if isinstance(found, str)),
     )
-    held = [found for found in read if not isinstance(found, str)]
-    if not any(label not in (0, IGNORE_INDEX) for labels in held for label in labels):
-        raise ValueError(no_class_shown(held, num_foreground))
-    return [tuple(label for label in labels if label != IGNORE_INDEX) for labels in held]
+    return [found for found in read if not isinstance(found, str)]
 
 
 def _inspect(example: Example, num_foreground: int) -> tuple[int, ...] | str:
@@ -152,7 +147,7 @@ def _inspect(example: Example, num_foreground: int) -> tuple[int, ...] | str:
             f"{example.mask} holds the label {beyond[0]}, and labels go from 0 (background) to"
             f" {num_foreground}, or are {IGNORE_INDEX} (unknown)"
         )
-    return tuple(labels)
+    return tuple(label for label in labels if label != IGNORE_INDEX)
 
 
 def _refuse(error: type[Exception], what: str, offenders: Iterable[str]) -> None:

@@ -205,9 +205,7 @@ def _count_photo(
         mask = read_mask(settings.masks / f"{item.name}.png")
     for held in (labels, mask):
         if held is not None and held.shape != truth.shape:
-            raise ValueError(
-                f"its pseudo-mask is of size {held.shape}, the photo of {cams.size}"
-            )
+            raise ValueError(f"its pseudo-mask is of size {held.shape}, the photo of {cams.size}")
     known = (cams.classes, cams.size, truth, num_foreground)
     counts = _Counts.none(num_foreground)._replace(
         raw=seed_confusion(cams.raw, *known, RAW_POWERS),
