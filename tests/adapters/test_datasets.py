@@ -205,3 +205,213 @@ def test_class_folders_may_be_links_and_a_photo_in_none_is_told(tmp_path: Path) 
     found = folder_photos(tmp_path / "photos", PETS)
     assert [(item.name, item.classes) for item in found.photos] == [("cat/1.jpg", (0,))]
     assert "no class folder" in found.failures[tmp_path / "photos/stray.jpg"]
+
+
+def test_hidden_and_system_files_are_no_photos(tmp_path: Path) -> None:
+    photo(tmp_path / "cat/1.jpg")
+    photo(tmp_path / "dog/2.png")
+    for path in (
+        *(".ipynb_checkpoints/1.jpg", "cat/.trash/1.jpg", "cat/@eaDir/1.jpg/SYNO.jpg"),
+        *("__MACOSX/cat/1.jpg", "dog/deep/$RECYCLE.BIN/1.jpg"),
+    ):
+        photo(tmp_path / path)
+    (tmp_path / "cat/._1.jpg").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "cat/set.jpg").mkdir()
+    (tmp_path / "dog/notes.txt").write_text("")
+    (tmp_path / "dog/3.HEIC").write_text("")
+    found = folder_photos(tmp_path, PETS)
+    assert [item.name for item in found.photos] == ["cat/1.jpg", "dog/2.png"]
+    assert found.failures == {}
+    assert found.skipped == {
+        **{".ipynb_checkpoints/": 1, ".trash/": 1, "@eaDir/": 1, "__MACOSX/": 1},
+        **{"$RECYCLE.BIN/": 1, "._*": 1, ".txt": 1, ".heic": 1},
+    }
+
+
+def test_a_folder_within_a_hidden_one_is_read(tmp_path: Path) -> None:
+    photo(tmp_path / ".cache/photos/cat/1.jpg")
+    assert len(folder_photos(tmp_path / ".cache/photos", PETS).photos) == 1
+
+
+def test_a_folder_without_photos_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "1.heic").write_text("")
+    with pytest.raises(ValueError, match=r"holds no photo; there are 1 .*: 1 of \.heic"):
+        folder_photos(tmp_path, PETS)
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "webp", "avif", "gif", "JPG", "tiff"])
+def test_suffixes_of_photos(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"cat/1.{suffix}"
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    assert [item.photo for item in folder_photos(tmp_path, PETS).photos] == [path]
+
+
+@pytest.mark.parametrize("suffix", ["JPG", "jpeg", "png"])
+def test_voc_and_coco_take_photos_of_other_suffixes(voc: Path, suffix: str) -> None:
+    path = voc / f"JPEGImages/b.{suffix}"
+    (voc / "JPEGImages/b.jpg").rename(path)
+    (voc / "SegmentationClass").mkdir()
+    found = {item.name: item for item in voc_photos(voc, "train").photos}
+    assert found["b"].photo == path
+    assert found["b"].mask == voc / "SegmentationClass/b.png"
+    (voc / "list.txt").write_text("b 15\n")
+    (voc / "JPEGImages").rename(voc / "train2014")
+    assert [item.photo.name for item in coco_photos(voc, split="list.txt").photos] == [path.name]
+
+
+def test_photos_that_share_a_name_in_vocs_layout(voc: Path) -> None:
+    photo(voc / "JPEGImages/a.png")
+    assert {item.photo.name for item in voc_photos(voc, "train").photos} == {"a.jpg", "b.jpg"}
+    (voc / "JPEGImages/a.jpg").rename(voc / "JPEGImages/a.jpeg")
+    found = voc_photos(voc, "train")
+    assert [item.name for item in found.photos] == ["b"]
+    assert "a.jpeg and a.png share the name 'a'" in found.failures[voc / "JPEGImages/a.jpg"]
+
+
+def test_missing_photos_and_folders_come_with_what_was_meant(voc: Path) -> None:
+    (voc / "some.txt").write_text("A\nb\nheic\n")
+    (voc / "JPEGImages/heic.heic").write_text("")
+    whys = voc_photos(voc, "some.txt").failures
+    assert whys[voc / "JPEGImages/A.jpg"].endswith("did you mean a.jpg?")
+    assert whys[voc / "JPEGImages/heic.jpg"].endswith("heic.heic is in no format that is read")
+    (voc / "Annotations").rename(voc / "annotations")
+    found = voc_photos(voc, "train")
+    assert found.photos == []
+    assert "did you mean annotations or --labels masks?" in found.why_empty()
+    assert "3 files failed" in found.why_empty()
+
+
+def test_an_annotation_that_cannot_be_read_is_that_photos_failure(voc: Path) -> None:
+    (voc / "Annotations/a.xml").unlink()
+    (voc / "Annotations/a.xml").mkdir()
+    found = voc_photos(voc, "train")
+    assert [item.name for item in found.photos] == ["b"]
+    assert [path.name for path in found.failures] == ["a.xml"]
+
+
+def test_masks_of_black_and_white_are_no_labels(voc: Path) -> None:
+    (voc / "SegmentationClass").mkdir()
+    for name in "abc":
+        write_mask(voc / f"SegmentationClass/{name}.png", np.array([[0, 255]], np.uint8))
+    found = voc_photos(voc, "train", labels="masks")
+    assert "0 (in 3) and 255 (in 3); expected are 0" in found.why_empty()
+
+
+def test_names_with_blanks(voc: Path) -> None:
+    for name in ("DJI 0001", "DJI  0002", "DJI"):
+        photo(voc / f"JPEGImages/{name}.jpg")
+        annotate(voc, name, "cat")
+    (voc / "blanks.txt").write_text("DJI 0001\nDJI  0002.jpg\nDJI -1\na  1\n")
+    found = voc_photos(voc, "blanks.txt")
+    assert [item.name for item in found.photos] == ["DJI 0001", "DJI  0002", "DJI", "a"]
+    (voc / "JPEGImages").rename(voc / "train2014")
+    (voc / "blanks.txt").write_text("DJI 0001 14\nDJI  0002 14 15\nDJI 16\n")
+    assert [(item.name, item.classes) for item in coco_photos(voc, split="blanks.txt").photos] == [
+        *(("DJI 0001", (14,)), ("DJI  0002", (14, 15)), ("DJI", (16,)))
+    ]
+
+
+def test_a_pair_of_paths_in_a_line_is_no_name_with_a_blank(voc: Path) -> None:
+    (voc / "pairs.txt").write_text("JPEGImages/a.jpg SegmentationClass/b.png\nJPEGImages/b x/a\n")
+    assert [item.name for item in voc_photos(voc, "pairs.txt").photos] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("latin-1", "Latin-1")],
+)
+def test_lists_and_tables_in_other_encodings_are_named(
+    voc: Path, encoding: str, message: str
+) -> None:
+    (voc / "list.txt").write_bytes("café\na\n".encode(encoding))
+    with pytest.raises(ValueError, match=rf"list\.txt must be UTF-8 text.*{message}"):
+        voc_photos(voc, "list.txt")
+    (voc / "labels.csv").write_bytes("photo,labels\ncafé.jpg,cat\n".encode(encoding))
+    with pytest.raises(ValueError, match=rf"labels\.csv must be UTF-8 text.*{message}"):
+        folder_photos(voc, PETS, voc / "labels.csv")
+
+
+def test_rows_that_lead_nowhere_come_with_what_was_meant(tmp_path: Path) -> None:
+    photo(tmp_path / "photos/x/1.jpg")
+    photo(tmp_path / "photos/2.JPG")
+    table = tmp_path / "labels.csv"
+    table.write_text(
+        "photo,labels\nphotos/x/1.jpg,cat\n1.jpg,cat\nx\\1.jpg,cat\n2.jpg,cat\n2.JPG,Cat\n,cat\n"
+    )
+    found = folder_photos(tmp_path / "photos", PETS, table)
+    assert found.photos == []
+    hints = {
+        path.relative_to(tmp_path / "photos").as_posix(): why.partition("did you mean ")[2]
+        for path, why in found.failures.items()
+    }
+    assert hints == {
+        **dict.fromkeys(["photos/x/1.jpg", "1.jpg", "x\\1.jpg"], "x/1.jpg?"),
+        **{"2.jpg": "2.JPG?", "2.JPG": "cat?", ".": ""},
+    }
+    assert "6 files failed: there is no such photo: did you mean x/1.jpg? (3," in found.why_empty()
+
+
+def test_an_unreadable_row_of_a_table_is_named(tmp_path: Path) -> None:
+    photo(tmp_path / "1.jpg")
+    table = tmp_path / "labels.csv"
+    table.write_text(f"photo,labels\n{'x' * 5000}.jpg,cat\n1.jpg,cat\n")
+    found = folder_photos(tmp_path, PETS, table)
+    assert [item.name for item in found.photos] == ["1.jpg"]
+    assert len(found.failures) == 1
+    table.write_text(f"photo,labels\n1.jpg,{'x' * 200_000}\n")
+    with pytest.raises(ValueError, match=r"labels\.csv, line \d+, is no CSV: field larger"):
+        folder_photos(tmp_path, PETS, table)
+
+
+def test_photos_of_one_name_share_no_ground_truth(tmp_path: Path) -> None:
+    for name in ("cat/a.jpg", "cat/a.png", "cat/b.jpg"):
+        photo(tmp_path / "photos" / name)
+    masks = tmp_path / "masks"
+    (masks / "cat").mkdir(parents=True)
+    for name in ("a.png", "b.png", "a.png.png"):
+        write_mask(masks / "cat" / name, np.zeros((8, 8), np.uint8))
+    found = folder_photos(tmp_path / "photos", PETS, masks=masks)
+    assert {item.name: item.mask for item in found.photos} == {
+        "cat/a.png": masks / "cat/a.png.png",
+        "cat/b.jpg": masks / "cat/b.png",
+    }
+    assert "name that of this one a.jpg.png" in found.failures[tmp_path / "photos/cat/a.jpg"]
+
+
+def test_coco_ids_as_text_are_told(coco: Path) -> None:
+    file = coco / "annotations/instances_train2014.json"
+    held = json.loads(file.read_text())
+    for annotation in held["annotations"]:
+        annotation["image_id"] = str(annotation["image_id"])
+    file.write_text(json.dumps(held))
+    found = coco_photos(coco)
+    assert found.photos == []
+    assert "6 annotations are of images that are not listed" in found.failures[file]
+    assert "did you mean 0, a number?" in found.failures[file]
+    assert "4 show none of the classes" in found.why_empty()
+    for annotation in held["annotations"]:
+        annotation["image_id"] = int(annotation["image_id"])
+        annotation["category_id"] = str(annotation["category_id"])
+    file.write_text(json.dumps(held))
+    assert "did you mean 90, a number?" in coco_photos(coco).why_empty()
+
+
+def test_names_in_a_label_list_come_with_their_indices(coco: Path) -> None:
+    (coco / "list.txt").write_text("two cat\n")
+    found = coco_photos(coco, split="list.txt")
+    assert "has no class 'cat': the list takes indices" in found.why_empty()
+    assert "did you mean 15?" in found.why_empty()
+
+
+def test_two_images_of_one_name_in_an_instance_file(coco: Path) -> None:
+    file = coco / "annotations/instances_train2014.json"
+    held = json.loads(file.read_text())
+    held["images"].append({"id": 9, "file_name": "one.png"})
+    file.write_text(json.dumps(held))
+    found = coco_photos(coco)
+    assert "lists two images of this name" in found.failures[coco / "JPEGImages/train2014/one.jpg"]
+    held["annotations"][0]["image_id"] = [1]
+    file.write_text(json.dumps(held))
+    with pytest.raises(ValueError, match="no instance file of COCO"):
+        coco_photos(coco)

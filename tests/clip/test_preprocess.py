@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vpl_plugin.clip import BrokenPhotoError, open_photo, preprocess
+from vpl_plugin.clip.preprocess import photo_size
 
 
 def random_photo(height: int, width: int) -> np.ndarray:
@@ -97,6 +100,67 @@ def test_open_photo_turns_a_phones_photo_upright(tmp_path):
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
     Image.fromarray(array).save(path, exif=exif)
     assert np.array_equal(np.asarray(open_photo(path)), np.rot90(array, -1))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_the_size_is_that_of_the_opened_photo_whatever_is_noted(tmp_path, suffix):
+    """One rule decides whether a photo is turned; a TIFF is turned by Pillow itself."""
+    sideways = {5, 6, 7, 8}
+    for orientation in range(10):
+        path = tmp_path / f"{orientation}.{suffix}"
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(random_photo(5, 7)).save(path, exif=exif)
+        opened = open_photo(path)
+        assert photo_size(path) == (opened.height, opened.width)
+        assert photo_size(path) == ((7, 5) if orientation in sideways else (5, 7))
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "count", "value"),
+    [
+        *((0x0112, 2, 2, b"6\0"), (0x0112, 3, 1, b"\x09\0"), (0x0112, 3, 2, b"\6\0\6\0")),
+        *((0x0112, 4, 1, b"\0\0\0\x80"), (0x0112, 5, 1, b"\xff\xff\0\0"), (0x0112, 99, 1, b"6")),
+        *((0x011A, 2, 3, b"72\0"), (0x8769, 4, 1, b"\xff\xff\xff\xff")),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*EXIF:UserWarning", "ignore:Metadata:UserWarning")
+def test_metadata_of_other_types_is_ignored(tmp_path, tag, kind, count, value):
+    path = tmp_path / "photo.jpg"
+    entry = struct.pack("<HHI4s", tag, kind, count, value)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+    Image.fromarray(random_photo(5, 7)).save(path, exif=exif)
+    assert photo_size(path) == np.asarray(open_photo(path)).shape[:2] == (5, 7)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("orientation_9.jpg", (64, 96)),
+        ("orientation_as_text.jpg", (64, 96)),
+        ("resolution_as_text.jpg", (96, 64)),
+    ],
+)
+def test_broken_exif_is_ignored_and_a_sound_orientation_beside_it_is_not(shared_dir, name, size):
+    path = shared_dir / "cases/exif" / name
+    assert photo_size(path) == np.asarray(open_photo(path)).shape[:2] == size
+
+
+def test_a_format_that_holds_several_sizes_has_that_of_the_opened_photo(tmp_path):
+    path = tmp_path / "icon.jpg"
+    Image.fromarray(random_photo(64, 64)).save(path, format="ICO", sizes=[(16, 16), (32, 32)])
+    assert photo_size(path) == np.asarray(open_photo(path)).shape[:2]
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "webp", "avif", "gif", "jp2"])
+def test_formats_that_pillow_reads_are_photos(tmp_path, suffix):
+    path = tmp_path / f"photo.{suffix}"
+    try:
+        Image.fromarray(random_photo(16, 24)).save(path)
+    except (KeyError, OSError) as error:
+        pytest.skip(f"this Pillow has no {suffix}: {error}")
+    assert photo_size(path) == np.asarray(open_photo(path)).shape[:2] == (16, 24)
 
 
 @pytest.mark.parametrize("name", ["cut.jpg", "cut.png", "text.jpg", "empty.jpg", "header.png"])

@@ -90,6 +90,69 @@ def test_colours_are_no_labels(tmp_path):
         read_mask(path)
 
 
+def palette_image(path, indices, colours):
+    image = Image.fromarray(np.array(indices, np.uint8))
+    image.putpalette([channel for colour in colours for channel in colour])
+    image.save(path)
+
+
+def test_vocs_colours_at_other_indices_are_read_by_colour(tmp_path):
+    path = tmp_path / "mask.png"
+    voc = voc_palette().tolist()
+    palette_image(path, [[0, 1], [2, 3]], [voc[255], voc[15], voc[0], voc[1]])
+    assert read_mask(path).tolist() == [[255, 15], [0, 1]]
+
+
+@pytest.mark.shared
+def test_a_mask_that_was_quantised_is_read_by_colour(shared_dir):
+    path = shared_dir / "cases/masks/voc_colours_other_indices.png"
+    with Image.open(path) as image:
+        colours = np.array(image.convert("RGB"))
+    mask = read_mask(path)
+    assert np.unique(mask).tolist() == [0, 1, 15, 255]
+    np.testing.assert_array_equal(voc_palette()[mask], colours)
+
+
+def test_vocs_colours_that_may_be_someone_elses_are_refused(tmp_path):
+    """Without the colour of 255 they may as well be the labels of other classes."""
+    path = tmp_path / "mask.png"
+    voc = voc_palette().tolist()
+    palette_image(path, [[0, 1], [2, 2]], [voc[0], voc[15], voc[4]])
+    with pytest.raises(ValueError, match=r"mask\.png has PASCAL VOC's colours .* label 15 at 1"):
+        read_mask(path)
+
+
+def test_a_palette_whose_background_is_elsewhere_is_refused(tmp_path):
+    path = tmp_path / "mask.png"
+    palette_image(path, [[0, 1]], [[255, 255, 255], [0, 0, 0]])
+    with pytest.raises(ValueError, match=r"mask\.png has black at the palette index 1"):
+        read_mask(path)
+
+
+@pytest.mark.parametrize(
+    "colours",
+    [
+        [[0, 0, 0], [255, 255, 255], [255, 0, 0]],
+        [[0, 0, 0], [1, 1, 1], [2, 2, 2]],
+        [[0, 0, 0], [128, 0, 0], [0, 0, 0]],
+        [[128, 64, 128], [244, 35, 232], [70, 70, 70]],
+    ],
+    ids=["own colours", "grey levels", "zeros after VOC's", "Cityscapes"],
+)
+def test_indices_are_the_labels_whatever_other_colours_they_have(tmp_path, colours):
+    path = tmp_path / "mask.png"
+    palette_image(path, [[0, 1, 2]], colours)
+    assert read_mask(path).tolist() == [[0, 1, 2]]
+
+
+def test_a_decompression_bomb_is_no_mask(tmp_path, monkeypatch):
+    path = tmp_path / "mask.png"
+    write_mask(path, np.zeros((30, 30), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match=r"mask\.png is not a readable mask: .*decompression bomb"):
+        read_mask(path)
+
+
 def test_bad_masks(tmp_path):
     with pytest.raises(TypeError, match="mask must be a uint8 array"):
         write_mask(tmp_path / "mask.png", np.zeros((3, 3), int))
