@@ -119,12 +119,12 @@ def test_the_size_is_that_of_the_opened_photo_whatever_is_noted(tmp_path, suffix
 @pytest.mark.parametrize(
     ("tag", "kind", "count", "value"),
     [
-        *((0x0112, 2, 2, b"6\0"), (0x0112, 3, 1, b"\x09\0"), (0x0112, 3, 2, b"\6\0\6\0")),
+        *((0x0112, 2, 2, b"6\0"), (0x0112, 3, 1, b"\x09\0"), (0x0112, 3, 2, b"\x09\0\6\0")),
         *((0x0112, 4, 1, b"\0\0\0\x80"), (0x0112, 5, 1, b"\xff\xff\0\0"), (0x0112, 99, 1, b"6")),
         *((0x011A, 2, 3, b"72\0"), (0x8769, 4, 1, b"\xff\xff\xff\xff")),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*EXIF:UserWarning", "ignore:Metadata:UserWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_metadata_of_other_types_is_ignored(tmp_path, tag, kind, count, value):
     path = tmp_path / "photo.jpg"
     entry = struct.pack("<HHI4s", tag, kind, count, value)
