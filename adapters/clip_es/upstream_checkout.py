@@ -120,10 +120,10 @@ def check_packages(root: Path, script: UpstreamScript) -> None:
         seen.add(file)
         for module in _imported(file, root):
             top = module.partition(".")[0]
-            files = _files(root, module)
-            if files:
-                todo += files
-            elif top not in (*sys.stdlib_module_names, *_PROVIDED) and not _is_installed(top):
+            todo += _files(root, module)
+            # Anything of the checkout comes first, as in Python's own search.
+            is_known = top in sys.stdlib_module_names or top in _PROVIDED or _files(root, top)
+            if not is_known and not _is_installed(top):
                 missing.add(top)
     if missing:
         packages = ['"vpl_plugin[upstream]"'] if missing & _EXTRA else []

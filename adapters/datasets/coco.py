@@ -131,11 +131,11 @@ def _from_json(
     del held
     position = {label: index for index, label in enumerate(names.labels)}
     found: dict[str, dict[int, None] | None] = {}
-    for stem in stems.values():
-        if stem in found:
-            failures[folder / f"{stem}.jpg"] = f"{file} lists two images of this name"
-        found[stem] = None if stem in found else {}
-    strays = []
+    for name in stems.values():
+        if name in found:
+            failures[folder / f"{name}.jpg"] = f"{file} lists two images of this name"
+        found[name] = None if name in found else {}
+    strays: list[Any] = []
     for image, category in pairs:
         stem, label = stems.get(image), labels.get(category)
         if stem is None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vpl_plugin.adapters.clip_es import encode_photo, photo_cams
+from vpl_plugin.adapters.clip_es import encode_photo, photo_cams, upstream_checkout
 from vpl_plugin.adapters.clip_es.stage_files import read_seeds
 from vpl_plugin.adapters.clip_es.upstream import UpstreamError, retrofit
 from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams
@@ -311,3 +311,63 @@ def test_cams_of_another_program_are_not_taken_for_finished_ones(
     with pytest.raises(ValueError, match=r"CAMs of another program, such as b\.npy"):
         retrofit(checkout, cam_out_dir=tmp_path, **voc)
     assert (tmp_path / "b.npy").read_bytes() == b"upstream's"
+
+
+def test_packages_that_are_missing_are_named_before_anything_runs(
+    checkout: Path,
+    voc: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(checkout, other)
+    with (other / "generate_cams_voc12.py").open("a") as script:
+        script.write("\nfrom lxml import etree\n")
+    with (other / "pytorch_grad_cam/__init__.py").open("a") as package:
+        package.write(
+            "\nfrom . import more\ntry:\n    import wanted\nexcept ImportError:\n    pass\n"
+        )
+    (other / "pytorch_grad_cam/more.py").write_text("import package_of_nowhere.inner\n")
+    found = upstream_checkout._is_installed
+    monkeypatch.setattr(
+        upstream_checkout, "_is_installed", lambda name: name != "lxml" and found(name)
+    )
+    assert main(arguments_of(other, voc, tmp_path / "out")) == 2
+    told = capsys.readouterr().err
+    assert "imports lxml, package_of_nowhere, which is not installed" in told
+    assert 'pip install "vpl_plugin[upstream]" package_of_nowhere' in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_upstreams_traceback_comes_when_asked_for(
+    checkout: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: str
+) -> None:
+    voc = make_photos(tmp_path / "data")
+    (voc["img_root"] / "b.jpg").write_bytes(b"no photo")
+    arguments = [*arguments_of(checkout, voc, tmp_path / "out"), "--num_workers", workers]
+    assert main(arguments) == 1
+    told = capfd.readouterr().err
+    assert "Traceback" not in told
+    last = told.rstrip().splitlines()[-1]
+    assert "failed on b.jpg: UnidentifiedImageError: cannot identify image file" in last
+    assert "--traceback" in last
+    assert main([*arguments, "--traceback"]) == 1
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_names_with_blanks_and_lists_in_other_encodings(checkout: Path, tmp_path: Path) -> None:
+    voc = make_photos(tmp_path / "data")
+    for name in ("DJI 1", "DJI 2"):
+        for folder, suffix in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+            source = tmp_path / "data" / folder / f"c.{suffix}"
+            shutil.copy(source, source.with_name(f"{name}.{suffix}"))
+    split = tmp_path / "split.txt"
+    split.write_text("DJI 1\nDJI 2\n")
+    done = retrofit(checkout, split_file=split, cam_out_dir=tmp_path / "out", **voc)
+    assert {path.name for path in done.cam_out_dir.glob("*.npy")} == {"DJI 1.npy", "DJI 2.npy"}
+    split.write_text("DJI 1\n", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"split\.txt must be UTF-8 text.*UTF-16"):
+        retrofit(checkout, split_file=split, cam_out_dir=tmp_path / "none", **voc)

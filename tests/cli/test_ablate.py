@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +16,7 @@ from vpl_plugin.cli.ablation_tables import TABLES, TEXT, Setting
 from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.cli.main import main
 from vpl_plugin.clip import load_clip
-from vpl_plugin.localization import write_mask
+from vpl_plugin.localization import read_mask, write_mask
 
 
 @pytest.fixture
@@ -151,3 +152,30 @@ def test_settings_have_distinct_keys_and_the_library_default_is_in_every_ablatio
         assert len({table.label(row) for row in table.rows}) == len(table.rows)
         if name != "iterations":
             assert Setting() in table.rows, name
+
+
+def test_a_mask_of_another_size_is_left_out_and_reported(
+    voc: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = split(voc, "train").read_text().split()[0]
+    photo = voc / f"JPEGImages/{name}.jpg"
+    write_mask(voc / f"SegmentationClass/{name}.png", np.full((5, 5), 15, np.uint8))
+    assert run(voc, "--tables", "seeds") == 1
+    assert f"left out: {photo}: " in caplog.text
+    assert f"{name}.png is of size (5, 5), its photo of" in caplog.text
+    text = (voc / "out/tables.md").read_text()
+    assert text.count("| seed ") == 3
+    assert "| - |" not in text
+
+
+def test_masks_without_a_class_are_told_with_what_they_hold(
+    voc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (voc / "SegmentationClass").iterdir():
+        truth = read_mask(path)
+        write_mask(path, np.where(truth > 0, np.uint8(255), np.uint8(0)))
+    assert run(voc, "--tables", "seeds") == 2
+    told = capsys.readouterr().err
+    assert "train has no photo with a mask that shows a class" in told
+    assert "0 (in 3) and 255 (in 3); expected are 0" in told
+    assert not (voc / "out").exists()

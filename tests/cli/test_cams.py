@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -253,3 +254,40 @@ def test_the_crf_is_asked_for_before_any_work(
     assert run("--crf") == 2
     assert 'pip install "vpl_plugin[crf]"' in capsys.readouterr().err
     assert not (folder.parent / "out").exists()
+
+
+def test_hidden_and_system_files_are_no_photos(
+    run: Run, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hidden = (*(".ipynb_checkpoints", ".trash", "cat/@eaDir", "__MACOSX/cat"), "cat/folder.jpg")
+    for name in hidden:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "._1.jpg").write_bytes(b"no photo")
+    (folder / "cat/1.heic").write_bytes(b"no photo")
+    with caplog.at_level("INFO"):
+        assert run("--no-panels", "--prototypes", "text") == 0
+    assert len(files(folder.parent / "out/masks")) == 3
+    assert caplog.text.count("skipped 6 that are no photos") == 1
+    assert "1 of .heic" in caplog.text
+
+
+@pytest.mark.shared
+def test_broken_metadata_costs_no_photo(run: Run, folder: Path, shared_dir: Path) -> None:
+    for path in (shared_dir / "cases/exif").iterdir():
+        shutil.copyfile(path, folder / "cat" / path.name)
+    assert run("--no-panels") == 0
+    found = files(folder.parent / "out/masks")
+    assert sum(name.startswith("cat/") for name in found) == 4
+
+
+def test_when_every_photo_fails_the_reasons_are_told(
+    run: Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = folder.parent / "bad.csv"
+    table.write_text("photo,labels\nphotos/cat/cat.jpg,cat\ncat/cat.jpg,Cat\n")
+    assert run("--labels", str(table)) == 2
+    told = capsys.readouterr().err
+    assert "there is no photo whose labels are known: 2 files failed" in told
+    assert "did you mean cat/cat.jpg?" in told
+    assert "did you mean cat?" in told
+    assert told.count("\n") == 1

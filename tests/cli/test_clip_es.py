@@ -529,3 +529,46 @@ def test_all_stages_on_coco(voc: Path, tmp_path: Path) -> None:
         COCO.indices(["motorcycle"])
     )
     assert not (output / "vision/evaluation.json").exists()
+
+
+def test_ground_truth_without_a_class_gets_no_score(
+    own_voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of one class, its masks of 0 and 255 as editors write them."""
+    photos, masks = tmp_path / "photos", tmp_path / "masks"
+    for name in ("cat", "coffee"):
+        for folder, kind, suffix in (
+            (photos, "JPEGImages", "jpg"),
+            (masks, "SegmentationClass", "png"),
+        ):
+            (folder / "cat").mkdir(parents=True, exist_ok=True)
+            shutil.copy(own_voc / kind / f"{name}.{suffix}", folder / "cat")
+
+    def run(stage: str) -> int:
+        data = ("--dataset", "folder", "--root", photos, "--classes", "cat", "--masks", masks)
+        fixed = ("--prototypes", "text", "--device", "cpu", "--workers", 1)
+        output = ("--output", tmp_path / "out")
+        return main([stage, *map(str, (*data, *fixed, *output))])
+
+    def paint(value: int) -> None:
+        for path in (masks / "cat").iterdir():
+            write_mask(path, (read_mask(path) > 0).astype(np.uint8) * np.uint8(value))
+
+    paint(255)
+    assert run("cams") == 0
+    assert run("evaluate") == 2
+    told = capsys.readouterr()
+    assert "0 (in 2) and 255 (in 2); expected are 0 for the background, 1 for the class" in told.err
+    assert "mIoU" not in told.out
+    assert run("all") == 2
+    assert not (tmp_path / "out/text/evaluation.json").exists()
+    assert not (tmp_path / "out/seeds").exists()
+    paint(1)
+    assert run("evaluate") == 0
+    figures = json.loads((tmp_path / "out/text/evaluation.json").read_text())
+    assert figures["raw"]["per_class"]["cat"] is not None
+    assert 0 < figures["raw"]["miou"] < 1
+    # Labels that no class has: nothing is left to score, and the message says why.
+    paint(128)
+    assert run("evaluate") == 2
+    assert "has the label 128, which no class has: it holds 0 and 128" in capsys.readouterr().err

@@ -81,3 +81,26 @@ def test_a_folder_takes_no_split(voc_tiny: Path) -> None:
 def test_a_folder_without_classes_is_refused(voc_tiny: Path) -> None:
     with pytest.raises(ValueError, match="--classes"):
         split_photos(parsed("--dataset", "folder", "--root", voc_tiny), "labels.csv", None)
+
+
+def test_when_every_photo_fails_the_reasons_are_told(voc_tiny: Path, tmp_path: Path) -> None:
+    arguments = parsed("--dataset", "voc", "--root", voc_tiny)
+    with pytest.raises(
+        ValueError, match=r"train\.txt has no photo whose labels are known: 4 files"
+    ) as told:
+        split_photos(arguments, "train.txt", None)
+    assert "no folder Annotations: did you mean --labels masks? (4, the first" in str(told.value)
+    assert "astronaut.xml)" in str(told.value)
+
+
+def test_what_a_folder_holds_besides_photos_is_told_once(
+    voc_tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = Path(shutil.copytree(voc_tiny / "JPEGImages", tmp_path / "photos/cat")).parent
+    for name in ("1.heic", "2.heic", ".DS_Store"):
+        (root / "cat" / name).write_bytes(b"")
+    with caplog.at_level("INFO"):
+        named_photos("folder", root, classes="cat")
+    assert caplog.messages == [
+        f"{root}: skipped 3 that are no photos that can be read: 2 of .heic, 1 of .DS_Store"
+    ]

@@ -15,7 +15,7 @@ from vpl_plugin.cli import predictions
 from vpl_plugin.cli.main import main
 from vpl_plugin.cli.predictions import crf_labels
 from vpl_plugin.clip import VOC, ClipModel, open_photo
-from vpl_plugin.localization import SegmentationMeter, dense_crf, read_mask
+from vpl_plugin.localization import SegmentationMeter, dense_crf, read_mask, write_mask
 from vpl_plugin.segmentation.checkpoints import load_segmenter, save_checkpoint
 from vpl_plugin.segmentation.inference import segment
 
@@ -242,3 +242,95 @@ def test_bad_input_exits_with_2(
     assert main(["segment", *fixed, *given]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_list_takes_paths_below_the_folder(
+    run: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "in ner").mkdir()
+    shutil.copy(photos / "cat.jpg", photos / "in ner/cat.jpg")
+    shutil.copy(photos / "cat.jpg", photos / "a.jpg")
+    open_photo(photos / "coffee.jpg").save(photos / "a.png")
+    file = tmp_path / "list.txt"
+    file.write_text("in ner/cat\ncoffee.jpg\n/photos/motorbike.jpg /masks/motorbike.png\na.png\n")
+    assert run(photos, "--list", file) == 0
+    assert set(files(tmp_path / "out/masks")) == {
+        *("in ner/cat.jpg.png", "coffee.jpg.png", "motorbike.jpg.png", "a.png.png")
+    }
+    for line, message in (
+        ("a", "line 1: 'a' may be a.jpg or a.png: write which"),
+        ("cat\ncat.jpg", "line 2: photo 'cat.jpg' stands there twice"),
+        ("in ner/coffee.jpg", "1 of the photos in"),
+        ("Cat", "such as Cat: did you mean cat?"),
+    ):
+        file.write_text(line)
+        assert run(photos, "--list", file, output="none") == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    assert run(photos, "--list", tmp_path / "absent.txt", output="none") == 2
+
+
+def test_photos_of_one_name_are_scored_each_against_its_own_mask(
+    run: Run, photos: Path, voc_tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    masks = Path(shutil.copytree(voc_tiny / "SegmentationClass", tmp_path / "truth"))
+    for path in photos.iterdir():
+        if path.stem not in ("cat", "coffee"):
+            path.unlink()
+    open_photo(photos / "coffee.jpg").save(photos / "cat.png")
+    shutil.copy(masks / "coffee.png", masks / "cat.png.png")
+    assert run(photos, "--masks", masks) == 1
+    assert "cat.jpg: not scored: another photo has this name" in caplog.text
+    assert json.loads((tmp_path / "out/scores.json").read_text())["photos"] == 2
+    (masks / "cat.png").rename(masks / "cat.jpg.png")
+    assert run(photos, "--masks", masks) == 0
+    assert json.loads((tmp_path / "out/scores.json").read_text())["photos"] == 3
+
+
+def test_ground_truth_without_a_class_is_refused_before_any_work(
+    run: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = tmp_path / "truth"
+    masks.mkdir()
+    for path in photos.iterdir():
+        height, width = np.asarray(open_photo(path)).shape[:2]
+        truth = np.zeros((height, width), np.uint8)
+        truth[:9] = 255
+        write_mask(masks / f"{path.stem}.png", truth)
+    assert run(photos, "--masks", masks) == 2
+    printed = capsys.readouterr()
+    assert "0 (in 6) and 255 (in 6); expected are 0 for the background, 1 to 20" in printed.err
+    assert "mIoU" not in printed.out
+    assert not (tmp_path / "out").exists()
+    # The one mask with a class is of another size, so that only those without one are left.
+    write_mask(masks / "cat.png", np.full((3, 3), 8, np.uint8))
+    assert run(photos, "--masks", masks) == 2
+    printed = capsys.readouterr()
+    assert "0 (in 5) and 255 (in 5)" in printed.err
+    assert "mIoU" not in printed.out
+    assert not (tmp_path / "out/scores.json").exists()
+
+
+def test_hidden_and_system_files_are_no_photos(
+    run: Run, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    count = len(files(photos))
+    for folder in (".trash", "@eaDir", "__MACOSX", "folder.jpg"):
+        (photos / folder).mkdir()
+    for name in (".trash/1.jpg", "@eaDir/1.jpg", "__MACOSX/1.jpg", "._cat.jpg"):
+        (photos / name).write_bytes(b"no photo")
+    with caplog.at_level("INFO"):
+        assert run(photos) == 0
+    assert len(files(tmp_path / "out/masks")) == count
+    assert caplog.text.count("skipped 4 that are no photos") == 1
+
+
+def test_labels_of_which_none_fits_are_told_with_reasons(
+    run: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("photo,labels\nphotos/cat.jpg,cat\ncoffee.jpg,Bottle\n")
+    assert run(photos, "--labels", file) == 2
+    told = capsys.readouterr().err
+    assert "did you mean cat.jpg?" in told
+    assert "did you mean bottle?" in told

@@ -18,7 +18,7 @@ from vpl_plugin.cli.clip_es import main as clip_es
 from vpl_plugin.cli.main import main
 from vpl_plugin.cli.region_plot import tsne
 from vpl_plugin.cli.table3_report import markdown
-from vpl_plugin.localization import SegmentationMeter, read_mask
+from vpl_plugin.localization import SegmentationMeter, read_mask, write_mask
 
 pytest.importorskip("pydensecrf")
 pytest.importorskip("sklearn")
@@ -262,3 +262,20 @@ def test_a_table_that_is_not_finished_holds_dashes() -> None:
     text = markdown(phase1(0.3, 0.4, 0.5), {"ce": [], "rsc": []}, [0], "about")
     assert "| VI | V + CRF | - | - | - | 78.5 |" in text
     assert text.count("not all measured yet") == 2
+
+
+def test_ground_truth_without_a_class_is_refused_before_any_work(
+    voc_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(shutil.copytree(voc_tiny, tmp_path / "VOC2012"))
+    (root / "white").mkdir()
+    for path in (root / "SegmentationClass").iterdir():
+        write_mask(root / "white" / path.name, (read_mask(path) > 0).astype(np.uint8) * 255)
+    (root / "Annotations").mkdir()
+    for path in (root / "JPEGImages").iterdir():
+        annotation = "<annotation><object><name>cat</name></object></annotation>"
+        (root / f"Annotations/{path.stem}.xml").write_text(annotation)
+    options = ("--labels", "annotations", "--masks", "white")
+    assert call(root, tmp_path / "out", *options) == 2
+    assert "0 (in 4) and 255 (in 4); expected are 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

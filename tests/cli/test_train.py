@@ -203,3 +203,24 @@ def test_bad_settings_exit_with_2(
 def test_a_loss_that_is_not_finite_exits_with_1(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     assert run("--learning-rate", "1e30", "--warmup", "0", "--clip-norm", "1e30") == 1
     assert "lower learning_rate" in caplog.text
+
+
+def test_masks_without_a_class_are_refused_before_any_work(
+    run: Run, voc_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = Path(shutil.copytree(voc_tiny / "SegmentationClass", tmp_path / "masks"))
+    for path in masks.iterdir():
+        write_mask(path, np.where(read_mask(path) > 0, np.uint8(255), np.uint8(0)))
+    assert run(masks=str(masks)) == 2
+    assert "0 (in 4) and 255 (in 4); expected are 0" in capsys.readouterr().err
+    root = Path(shutil.copytree(voc_tiny, tmp_path / "VOC2012"))
+    with (tmp_path / "labels.csv").open("w") as table:
+        table.write("photo,labels\ncat.jpg,cat\n")
+    folder = {"dataset": "folder", "root": str(root / "JPEGImages"), "train": table.name}
+    pseudo = tmp_path / "pseudo"
+    pseudo.mkdir()
+    shutil.copy(root / "SegmentationClass/cat.png", pseudo / "cat.jpg.png")
+    options = ("--classes", "voc", "--val", table.name, "--val-masks", str(masks))
+    assert run(*options, masks=str(pseudo), **folder) == 2
+    assert "0 (in 1) and 255 (in 1); expected are 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

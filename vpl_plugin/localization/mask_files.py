@@ -113,8 +113,8 @@ def _labels_of(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
         # Grey levels, or VOC's palette as far as it is used.
         return indices
     label_of = {tuple(colour): label for label, colour in enumerate(voc.tolist())}
-    labels = [label_of.get(tuple(colour)) for colour in shown.tolist()]
-    if None not in labels and len({*labels}) == len(labels):
+    labels = [label_of[tuple(colour)] for colour in shown.tolist() if tuple(colour) in label_of]
+    if len({*labels}) == len(used):
         if IGNORE_INDEX in labels:
             table = np.zeros(256, np.uint8)
             table[used] = labels
