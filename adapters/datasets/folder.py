@@ -89,6 +89,8 @@ def folder_photos(
 
 
 def _check_path(relative: Path) -> None:
+    if not relative.name:
+        raise ValueError("a row has labels and no photo")
     if relative.is_absolute() or ".." in relative.parts:
         raise ValueError("it lies outside the folder of photos")
     try:
@@ -156,15 +158,20 @@ def _csv_rows(file: Path) -> dict[Path, list[str]]:
                 f"{file} must start with the line photo,labels; got {reader.fieldnames}"
             )
         for row in reader:
+            labels = [name.strip() for name in (row["labels"] or "").split(";") if name.strip()]
             photo = Path(row["photo"])
+            if not photo.name:
+                # Spreadsheets leave empty rows behind; one with labels is a failure like others.
+                if labels:
+                    rows[photo] = labels
+                continue
             if photo in rows or None in row:
                 what = "stands there twice" if photo in rows else "has more than two columns"
                 raise ValueError(
                     f"{file}, line {reader.line_num}: photo {str(photo)!r} {what}; its classes go"
                     " into one column of one row, with semicolons between"
                 )
-            labels = (row["labels"] or "").split(";")
-            rows[photo] = [name.strip() for name in labels if name.strip()]
+            rows[photo] = labels
     except csv.Error as error:
         raise ValueError(f"{file}, line {reader.line_num}, is no CSV: {error}") from error
     return rows

@@ -364,6 +364,15 @@ def test_an_unreadable_row_of_a_table_is_named(tmp_path: Path) -> None:
         folder_photos(tmp_path, PETS, table)
 
 
+def test_empty_rows_of_a_table_are_passed_over(tmp_path: Path) -> None:
+    photo(tmp_path / "1.jpg")
+    table = tmp_path / "labels.csv"
+    table.write_text("photo,labels\n1.jpg,cat\n,\n,\n ,cat\n,dog\n")
+    found = folder_photos(tmp_path, PETS, table)
+    assert [item.name for item in found.photos] == ["1.jpg"]
+    assert found.failures == {tmp_path: "a row has labels and no photo"}
+
+
 def test_photos_of_one_name_share_no_ground_truth(tmp_path: Path) -> None:
     for name in ("cat/a.jpg", "cat/a.png", "cat/b.jpg"):
         photo(tmp_path / "photos" / name)
