@@ -23,6 +23,8 @@ import pytest
 from PIL import Image
 
 from vpl_plugin.adapters.clip_es.stages.photo_batches import plan_batches
+from vpl_plugin.adapters.clip_es.upstream_checkout import SCRIPTS
+from vpl_plugin.adapters.clip_es.upstream_split import read_split
 from vpl_plugin.adapters.datasets import SetPhoto, coco_photos, folder_photos, voc_photos
 from vpl_plugin.cli.mask_scores import score_masks
 from vpl_plugin.cli.photo_list import listed_photos
@@ -253,6 +255,7 @@ def test_splits(voc: Path) -> None:
                 lambda: voc_photos(voc, file),
                 lambda: coco_photos(voc, "JPEGImages", split=file, instances=instances),
                 lambda: listed_photos(file, below),
+                *(partial(read_split, file, script, voc) for script in SCRIPTS.values()),
             ):
                 why = refusal(call, ValueError, FileNotFoundError)
                 assert why is None or str(file) in why
