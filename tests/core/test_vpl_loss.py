@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vpl_plugin.core.cross_entropy import CROSS_ENTROPIES
 from vpl_plugin.core.rsc import rsc_loss
 from vpl_plugin.core.vpl_loss import VPLLoss, VPLLossTerms, vpl_loss
 
@@ -40,9 +41,48 @@ def test_total_is_the_weighted_sum_of_both_terms(
     picked = inputs["logits"].log_softmax(1).movedim(1, 3)[kept]
     ce = -picked[torch.arange(len(picked)), inputs["pseudo_masks"][kept]].mean()
     rsc = rsc_loss(inputs["embeddings"], inputs["prototypes"], inputs["labels"], tau=tau)
-    torch.testing.assert_close(terms.ce, ce)
-    torch.testing.assert_close(terms.rsc, rsc)
+    # A term without weight is not computed.
+    torch.testing.assert_close(terms.ce, ce if lambda_ce else torch.zeros_like(ce))
+    torch.testing.assert_close(terms.rsc, rsc if lambda_rsc else torch.zeros_like(rsc))
     torch.testing.assert_close(terms.total, lambda_ce * ce + lambda_rsc * rsc)
+
+
+@pytest.mark.parametrize("broken", ["logits", "embeddings"])
+def test_at_weight_0_nothing_is_computed_and_nan_stays_out(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = batch(0)
+    weight = {"logits": "lambda_ce", "embeddings": "lambda_rsc"}[broken]
+    expected = vpl_loss(**inputs, **{weight: 0.0})
+    inputs[broken] = torch.full_like(inputs[broken], torch.nan).requires_grad_()
+    other = "embeddings" if broken == "logits" else "logits"
+    inputs[other].requires_grad_()
+    assert not vpl_loss(**inputs).total.isfinite()
+    terms = vpl_loss(**inputs, **{weight: 0.0})
+    torch.testing.assert_close(terms, expected, check_dtype=True)
+    terms.total.backward()
+    assert inputs[broken].grad is None
+    assert inputs[other].grad.isfinite().all()
+    called = "rsc_loss" if broken == "embeddings" else "CROSS_ENTROPIES"
+    monkeypatch.setattr(f"vpl_plugin.core.vpl_loss.{called}", {"plain": None})
+    assert torch.equal(vpl_loss(**inputs, **{weight: 0.0}).total, terms.total)
+
+
+def test_bad_input_is_named_at_weight_0_too() -> None:
+    with pytest.raises(ValueError, match="tau must be"):
+        vpl_loss(**batch(0), lambda_rsc=0.0, tau=-1.0)
+    with pytest.raises(ValueError, match="unknown ce 'focal'; these exist: 'plain', 'balanced'"):
+        vpl_loss(**batch(0), lambda_ce=0.0, ce="focal")
+
+
+def test_the_cross_entropy_goes_by_name() -> None:
+    inputs = batch(0)
+    for name, function in CROSS_ENTROPIES.items():
+        expected = function(inputs["logits"], inputs["pseudo_masks"])
+        assert torch.equal(vpl_loss(**inputs, ce=name).ce, expected)
+        assert torch.equal(VPLLoss(ce=name)(**inputs).ce, expected)
+    assert torch.equal(vpl_loss(**inputs).ce, vpl_loss(**inputs, ce="plain").ce)
+    assert "ce='balanced'" in repr(VPLLoss(ce="balanced"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vpl_plugin.core.checks import check_choice, check_not_negative, check_positive
+from vpl_plugin.core.cross_entropy import CROSS_ENTROPIES
 from vpl_plugin.core.loss_checks import (
     check_embeddings_and_prototypes,
     check_labels,
@@ -26,8 +26,8 @@ class VPLLossTerms(NamedTuple):
 
     Attributes:
         total: 0-d, lambda_ce * ce + lambda_rsc * rsc.
-        ce: 0-d, the cross-entropy, unweighted, in nats.
-        rsc: 0-d, the regional semantic contrast, unweighted, in nats.
+        ce: 0-d, the cross-entropy, unweighted, in nats; 0 where its weight is 0.
+        rsc: 0-d, the regional semantic contrast, unweighted, in nats; 0 where its weight is 0.
     """
 
     total: Tensor
@@ -46,6 +46,7 @@ def vpl_loss(
     lambda_rsc: float = 1.0,
     tau: float = 0.07,
     activation: str = "relu",
+    ce: str = "plain",
     ignore_index: int = 255,
 ) -> VPLLossTerms:
     r"""The final loss (Eq. 14 of the VPL paper).
@@ -55,7 +56,8 @@ def vpl_loss(
     L_ce is averaged over the pixels that have a label, and is 0 in a batch that has none. The
     segmentation maps and the embeddings may differ in resolution, and C from N, for example
     where all background prototypes answer to one background map. Both terms are computed in
-    float32 at least, under autocast too.
+    float32 at least, under autocast too. A term of weight 0 is not computed at all; where both
+    are, the total is a constant that has no gradient.
 
     Args:
         logits: (B, C, H, W) segmentation maps before softmax.
@@ -68,6 +70,8 @@ def vpl_loss(
         tau: temperature of the contrast, see :func:`~vpl_plugin.core.rsc.rsc_loss`.
         activation: makes masks of activations, see
             :func:`~vpl_plugin.core.masked_pooling.class_activation`.
+        ce: "plain", Eq. 14's, or "balanced", see
+            :func:`~vpl_plugin.core.cross_entropy.balanced_cross_entropy`.
         ignore_index: the index of pixels without a label; no class's own.
 
     Returns:
@@ -98,29 +102,30 @@ def vpl_loss(
             f" got B = {len(logits)} and B = {len(embeddings)}"
         )
     check_labels(labels, len(embeddings), len(prototypes), embeddings)
-    _check_settings(lambda_ce, lambda_rsc, tau, activation)
-    ce = _cross_entropy(logits, pseudo_masks, ignore_index)
-    rsc = rsc_loss(embeddings, prototypes, labels, tau=tau, activation=activation)
-    return VPLLossTerms(lambda_ce * ce + lambda_rsc * rsc, ce, rsc)
+    _check_settings(lambda_ce, lambda_rsc, tau, activation, ce)
+    # A product with 0 would still let NaN and infinity through.
+    not_computed = logits.new_zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))
+    ce_term = (
+        CROSS_ENTROPIES[ce](logits, pseudo_masks, ignore_index=ignore_index)
+        if lambda_ce
+        else not_computed
+    )
+    rsc_term = (
+        rsc_loss(embeddings, prototypes, labels, tau=tau, activation=activation)
+        if lambda_rsc
+        else not_computed
+    )
+    return VPLLossTerms(lambda_ce * ce_term + lambda_rsc * rsc_term, ce_term, rsc_term)
 
 
-def _cross_entropy(logits: Tensor, pseudo_masks: Tensor, ignore_index: int) -> Tensor:
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    targets = pseudo_masks.long()
-    labelled = (targets != ignore_index).sum().clamp_min(1)
-    with torch.autocast(logits.device.type, enabled=False):
-        total = F.cross_entropy(
-            logits.to(dtype), targets, ignore_index=ignore_index, reduction="sum"
-        )
-        # Torch's own mean is 0 / 0 where every pixel is ignored.
-        return total / labelled
-
-
-def _check_settings(lambda_ce: float, lambda_rsc: float, tau: float, activation: str) -> None:
+def _check_settings(
+    lambda_ce: float, lambda_rsc: float, tau: float, activation: str, ce: str
+) -> None:
     check_not_negative("lambda_ce", lambda_ce)
     check_not_negative("lambda_rsc", lambda_rsc)
     check_positive("tau", tau)
     check_choice("activation", activation, ACTIVATIONS)
+    check_choice("ce", ce, CROSS_ENTROPIES)
 
 
 class VPLLoss(nn.Module):
@@ -146,14 +151,16 @@ class VPLLoss(nn.Module):
         lambda_rsc: float = 1.0,
         tau: float = 0.07,
         activation: str = "relu",
+        ce: str = "plain",
         ignore_index: int = 255,
     ) -> None:
         super().__init__()
-        _check_settings(lambda_ce, lambda_rsc, tau, activation)
+        _check_settings(lambda_ce, lambda_rsc, tau, activation, ce)
         self.lambda_ce = lambda_ce
         self.lambda_rsc = lambda_rsc
         self.tau = tau
         self.activation = activation
+        self.ce = ce
         self.ignore_index = ignore_index
 
     def forward(
@@ -175,12 +182,15 @@ class VPLLoss(nn.Module):
             lambda_rsc=self.lambda_rsc,
             tau=self.tau,
             activation=self.activation,
+            ce=self.ce,
             ignore_index=self.ignore_index,
         )
 
     def extra_repr(self) -> str:
         """The settings, for ``print(model)``."""
-        return (
+        shown = (
             f"lambda_ce={self.lambda_ce}, lambda_rsc={self.lambda_rsc}, tau={self.tau},"
             f" activation={self.activation!r}, ignore_index={self.ignore_index}"
         )
+        # As torch's own layers do, what the paper does not have is named where it is on.
+        return shown if self.ce == "plain" else f"{shown}, ce={self.ce!r}"
