@@ -62,13 +62,15 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 def test_options_become_settings_and_the_run_ends_with_a_decoder(run: Run, tmp_path: Path) -> None:
     options = ("--val", "val.txt", "--validate-every", "2", "--log-every", "2")
-    assert run(*options, "--lambda-rsc", "0.5", "--scales", "0.8", "1.2") == 0
+    changed = ("--lambda-rsc", "0.5", "--scales", "0.8", "1.2", "--ce", "balanced")
+    assert run(*options, *changed) == 0
     about = read_checkpoint_metadata(tmp_path / "out/decoder.safetensors")
     assert about["classes"] == list(VOC.labels)
     assert about["decoder"]["width"] == 32
     assert about["decoder"]["temperature"] == 0.02
     settings = about["made_by"]["settings"]
     assert (settings["lambda_rsc"], settings["scales"]) == (0.5, [0.8, 1.2])
+    assert settings["ce"] == "balanced"
     assert settings["weight_decay"] == 1e-4
     assert [row["iteration"] for row in rows(tmp_path / "out/metrics.csv")] == ["2", "4"]
     validation = rows(tmp_path / "out/validation.csv")
@@ -189,6 +191,7 @@ def test_prototypes_of_another_model_or_of_other_classes(
         (("--crop", "50"), "crop must be a multiple"),
         (("--width", "30", "--heads", "4"), "multiple of heads"),
         (("--activation", "tanh"), "activation"),
+        (("--ce", "focal"), "unknown ce 'focal'"),
         (("--train", "nowhere.txt"), "nowhere.txt"),
         (("--val", "nowhere.txt"), "nowhere.txt"),
     ],

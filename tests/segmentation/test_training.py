@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from vpl_plugin.clip import load_clip, open_photo
+from vpl_plugin.core.cross_entropy import balanced_cross_entropy
 from vpl_plugin.core.rsc import region_similarity, rsc_loss
 from vpl_plugin.localization import read_mask, write_mask
 from vpl_plugin.segmentation.checkpoints import load_segmenter, read_checkpoint_metadata
@@ -93,6 +94,25 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(tiny, data, mini, finishe
         del row["photos_per_second"]
     assert ours == theirs
     assert [row["iteration"] for row in ours] == ["2", "4", "6"]
+
+
+def test_resumed_with_another_distance_between_rows_each_row_is_the_mean_since_the_last(
+    tiny, data, mini, tmp_path
+):
+    """Stopped after iteration 4, a checkpoint at 3 and a row due at 4: 1 to 3 are summed up."""
+    tiny.train(data, tmp_path / "each", model=mini, log_every=1)
+    losses = [float(row["loss"]) for row in rows(tmp_path / "each" / "metrics.csv")]
+
+    def stop(_segmenter):
+        raise KeyboardInterrupt
+
+    output = tmp_path / "out"
+    options = {"model": mini, "checkpoint_every": 3}
+    with pytest.raises(KeyboardInterrupt):
+        tiny.train(data, output, log_every=5, validate=stop, validate_every=4, **options)
+    tiny.train(data, output, log_every=2, **options)
+    noted = {int(row["iteration"]): float(row["loss"]) for row in rows(output / "metrics.csv")}
+    assert noted == pytest.approx({4: np.mean(losses[:4]), 6: np.mean(losses[4:])}, rel=1e-5)
 
 
 def test_two_ranks_equal_one_and_accumulated_parts_are_the_same_photos(
@@ -275,6 +295,8 @@ def test_a_broken_state_is_named(tiny, data, mini, tmp_path):
         ({"batch_size": 5, "accumulation": 2}, "multiple of accumulation; got 5 and 2"),
         ({"heads": 7}, "multiple of heads; got 256 and 7"),
         ({"scales": ()}, "scales must be"),
+        ({"ce": "focal"}, "unknown ce 'focal'; these exist: 'plain', 'balanced'"),
+        ({"lambda_ce": 0.0, "lambda_rsc": 0.0}, "lambda_ce or lambda_rsc must be above 0"),
     ],
 )
 def test_bad_settings_are_refused(change, message):
@@ -320,6 +342,32 @@ def test_background_prototypes_take_their_pixels_under_softmax():
         column = sum((similarity[j, n] / 0.07).exp() for j, _ in pairs if not labels[j, n])
         expected -= (own / (own + row)).log() + (own / (own + column)).log()
     torch.testing.assert_close(terms.rsc, expected / (2 * len(pairs)))
+
+
+def test_balanced_cross_entropy_is_a_setting(tiny, data, mini, finished, tmp_path):
+    output, masks, labels, rows = output_and_target(0)
+    terms = decoder_loss(output, masks, labels, rows, TrainingSettings(ce="balanced"))
+    maps = F.interpolate(output.logits, size=(12, 12), mode="bilinear")
+    torch.testing.assert_close(terms.ce, balanced_cross_entropy(maps, masks))
+    tiny.train(data, tmp_path, model=mini, settings={"ce": "balanced"})
+    assert differ(tmp_path, finished)
+    made_by = read_checkpoint_metadata(tmp_path / "decoder.safetensors")["made_by"]
+    assert made_by["settings"]["ce"] == "balanced"
+
+
+def test_by_default_photos_are_seen_at_many_scales_and_cached_at_their_own(
+    tiny, data, mini, tmp_path
+):
+    settings = {"scales": None, "iterations": 1}
+    tiny.train(data, tmp_path / "photos", model=mini, settings=settings)
+    tiny.train(data, tmp_path / "cached", model=mini, settings=settings, cache=tmp_path / "cache")
+    scales = [
+        read_checkpoint_metadata(tmp_path / kind / "decoder.safetensors")["made_by"]["settings"]
+        for kind in ("photos", "cached")
+    ]
+    assert [found["scales"] for found in scales] == [[0.5, 2.0], [1.0]]
+    kept = {path.stem.split("_", 1)[1] for path in (tmp_path / "cache").glob("*.npy")}
+    assert kept == {"1_plain", "1_mirrored"}
 
 
 def test_a_stride_looks_at_part_of_the_pixels():

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
-from vpl_plugin.segmentation.settings import TrainingSettings
+from vpl_plugin.segmentation.settings import TrainingSettings, default_scales
 
 __all__ = ["add_training_arguments", "training_settings"]
 
@@ -28,12 +28,18 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("warmup", int, "iterations in which the learning rate rises"),
     ("clip_norm", float, "largest norm of the gradient"),
     ("crop", int, "side of the crops in pixels"),
-    ("scales", (float,), "least and largest random scale; with a cache the scales to cache"),
+    (
+        "scales",
+        (float,),
+        "least and largest random scale (default: 0.5 2.0); with a cache the scales to cache"
+        " (default: 1)",
+    ),
     ("mask_stride", int, "take the cross-entropy at every so many rows and columns"),
     ("lambda_ce", float, "weight of the cross-entropy"),
     ("lambda_rsc", float, "weight of regional semantic contrast"),
     ("tau", float, "temperature of regional semantic contrast"),
     ("activation", str, "of its masks: relu, sigmoid, softmax or none"),
+    ("ce", str, "cross-entropy: plain, Eq. 14's, or balanced, half of it the background's"),
     ("precision", str, "float32, bfloat16 or float16 (default: by the device)"),
 )
 
@@ -62,7 +68,7 @@ def training_settings(
 
     Args:
         arguments: of :func:`add_training_arguments`.
-        cached: trained from cached tokens, which are kept at scale 1 where none is asked for.
+        cached: trained from cached tokens.
         tau_I: the temperature that the prototypes were learned with.
         **own: what the command sets by itself, such as the seed.
 
@@ -76,8 +82,7 @@ def training_settings(
         if value is not None
     }
     chosen.setdefault("temperature", tau_I)
-    if cached:
-        chosen.setdefault("scales", (1.0,))
+    chosen.setdefault("scales", default_scales(cached=cached))
     return TrainingSettings(**{**chosen, **own})
 
 

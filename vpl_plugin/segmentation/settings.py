@@ -10,9 +10,10 @@ from vpl_plugin.core.checks import (
     check_not_negative,
     check_positive,
 )
+from vpl_plugin.core.cross_entropy import CROSS_ENTROPIES
 from vpl_plugin.core.masked_pooling import ACTIVATIONS
 
-__all__ = ["PRECISIONS", "TrainingSettings", "default_blocks"]
+__all__ = ["PRECISIONS", "TrainingSettings", "default_blocks", "default_scales"]
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -38,10 +39,12 @@ class TrainingSettings:
         warmup: iterations in which the learning rate rises to the schedule's.
         clip_norm: the largest norm of the gradient of an iteration.
         crop: side of the crops in pixels, a multiple of the patch size.
-        scales: range of the random scale; from a cache, the scales that are cached.
+        scales: range of the random scale; from a cache, the scales that are cached. None for
+            :func:`default_scales`.
         mask_stride: the cross-entropy is taken at every mask_stride-th row and column of the
             mask: 1 is every pixel; 4 takes a tenth of the time on a CPU.
-        lambda_ce, lambda_rsc, tau, activation: see :func:`~vpl_plugin.core.vpl_loss.vpl_loss`.
+        lambda_ce, lambda_rsc, tau, activation, ce: see
+            :func:`~vpl_plugin.core.vpl_loss.vpl_loss`.
         seed: of the decoder's start, the order of the examples and their augmentation.
         precision: what the decoder computes in: "float32", "bfloat16" or "float16" (the last two
             by autocast, with a scaled loss for float16); None for bfloat16 on a GPU that has
@@ -72,12 +75,13 @@ class TrainingSettings:
     warmup: int = 100
     clip_norm: float = 5.0
     crop: int = 320
-    scales: tuple[float, ...] = (0.5, 2.0)
+    scales: tuple[float, ...] | None = None
     mask_stride: int = 1
     lambda_ce: float = 1.0
     lambda_rsc: float = 1.0
     tau: float = 0.07
     activation: str = "relu"
+    ce: str = "plain"
     seed: int = 0
     precision: str | None = None
 
@@ -100,9 +104,12 @@ class TrainingSettings:
             check_not_negative(name, getattr(self, name))
         if self.momentum >= 1:
             raise ValueError(f"momentum must lie in [0, 1); got {self.momentum!r}")
-        if not self.scales or min(self.scales) <= 0:
+        if self.lambda_ce == self.lambda_rsc == 0:
+            raise ValueError("lambda_ce or lambda_rsc must be above 0; got 0 and 0")
+        if self.scales is not None and not (self.scales and min(self.scales) > 0):
             raise ValueError(f"scales must be numbers above 0; got {self.scales!r}")
         check_choice("activation", self.activation, ACTIVATIONS)
+        check_choice("ce", self.ce, CROSS_ENTROPIES)
         if self.precision is not None:
             check_choice("precision", self.precision, PRECISIONS)
         if self.width % self.heads:
@@ -125,3 +132,13 @@ def default_blocks(depth: int) -> tuple[int, ...]:
     """
     levels = min(4, depth)
     return tuple((level + 1) * depth // levels - 1 for level in range(levels))
+
+
+def default_scales(*, cached: bool) -> tuple[float, ...]:
+    """The range that a photo's scale is drawn from, or the only scale that is cached.
+
+    Example:
+        >>> default_scales(cached=False), default_scales(cached=True)
+        ((0.5, 2.0), (1.0,))
+    """
+    return (1.0,) if cached else (0.5, 2.0)

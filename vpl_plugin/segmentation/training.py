@@ -38,7 +38,7 @@ from vpl_plugin.segmentation.metrics import MetricsLog
 from vpl_plugin.segmentation.sampler import PartSampler
 from vpl_plugin.segmentation.samples import CachedSamples, PhotoSamples, Sample
 from vpl_plugin.segmentation.schedule import poly_learning_rate
-from vpl_plugin.segmentation.settings import TrainingSettings, default_blocks
+from vpl_plugin.segmentation.settings import TrainingSettings, default_blocks, default_scales
 from vpl_plugin.segmentation.training_state import TrainingState
 
 __all__ = ["DECODER_FILE", "STATE_FILE", "TrainingSettings", "decoder_loss", "train_decoder"]
@@ -119,8 +119,14 @@ def train_decoder(
         check_count(name, value)
     ranks = Ranks.of_group()
     blocks = check_blocks(settings.blocks or default_blocks(model.depth), model.depth)
-    settings = replace(settings, blocks=blocks, precision=_precision(settings, model.device))
-    _check_fit(model, settings, num_foreground, classes, ranks, cached=cache is not None)
+    scales = settings.scales or default_scales(cached=cache is not None)
+    settings = replace(
+        settings, blocks=blocks, scales=scales, precision=_precision(settings, model.device)
+    )
+    _check_fit(model, settings, num_foreground, classes, ranks)
+    if cache is None:
+        # A range here, a list of scales in the cache.
+        check_scales(scales)
     decoder = _new_decoder(model, prototypes, num_foreground, settings)
     check_examples(examples, num_foreground)
     made_by = _describe(model, examples, decoder, settings, classes, cached=cache is not None)
@@ -130,12 +136,12 @@ def train_decoder(
     ranks.wait()
     store = None
     if cache is not None:
-        store = FeatureCache(cache, model, blocks, settings.scales, alone=ranks.world == 1)
+        store = FeatureCache(cache, model, blocks, scales, alone=ranks.world == 1)
         store.fill(examples, rank=ranks.rank, world=ranks.world, progress=progress)
         ranks.wait()
     state = TrainingState(decoder, settings, model.device)
     state.load(output / STATE_FILE)
-    samples = _samples(model, examples, num_foreground, settings, store)
+    samples = _samples(model, examples, num_foreground, settings, scales, store)
     segmenter = Segmenter(model, decoder, blocks, tuple(classes))
     if state.iteration < settings.iterations:
         log = MetricsLog(output, state.iteration) if ranks.rank == 0 else None
@@ -216,6 +222,7 @@ def decoder_loss(
         lambda_rsc=settings.lambda_rsc,
         tau=settings.tau,
         activation=settings.activation,
+        ce=settings.ce,
         ignore_index=IGNORE_INDEX,
     )
 
@@ -276,15 +283,16 @@ def _steps(
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.iteration += 1
+        state.summed += 1
         if state.iteration % log_every and state.iteration < settings.iterations:
             yield None
             continue
         state.check_finite()
-        count = (state.iteration - 1) % log_every + 1
-        loss, ce, rsc = (state.sums / count).tolist()
+        loss, ce, rsc = (state.sums / state.summed).tolist()
         seconds = time.perf_counter() - begun
         photos = (state.iteration - since) * settings.batch_size
         state.sums.zero_()
+        state.summed = 0
         yield {
             "learning_rate": rate,
             "loss": loss,
@@ -343,6 +351,7 @@ def _samples(
     examples: Sequence[Example],
     num_foreground: int,
     settings: TrainingSettings,
+    scales: Sequence[float],
     store: FeatureCache | None,
 ) -> Dataset[Sample]:
     if store is not None:
@@ -354,7 +363,7 @@ def _samples(
             patch_size=model.patch_size,
             seed=settings.seed,
         )
-    least, largest = settings.scales
+    least, largest = scales
     return PhotoSamples(
         examples,
         num_foreground,
@@ -396,8 +405,6 @@ def _check_fit(
     num_foreground: int,
     classes: Sequence[str],
     ranks: Ranks,
-    *,
-    cached: bool,
 ) -> None:
     if len(classes) != num_foreground:
         raise ValueError(
@@ -413,9 +420,6 @@ def _check_fit(
             "batch_size must be a multiple of accumulation times the number of ranks;"
             f" got {settings.batch_size}, {settings.accumulation} and {ranks.world}"
         )
-    if not cached:
-        # A range here, a list of scales in the cache.
-        check_scales(settings.scales)
 
 
 def _describe(

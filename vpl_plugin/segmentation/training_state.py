@@ -30,8 +30,10 @@ class TrainingState:
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
         self.settings = settings
         self.iteration = 0
-        # Loss, cross-entropy and RSC, summed since the last row of the metrics.
+        # Loss, cross-entropy and RSC, summed since the last row of the metrics, and over how many
+        # iterations that is: a training may go on with another distance between rows.
         self.sums = torch.zeros(3, device=device)
+        self.summed = 0
 
     def check_finite(self) -> None:
         """Refuse losses and weights that are not numbers any more; waits for the device.
@@ -55,6 +57,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "sums": self.sums,
+            "summed": self.summed,
         }
         with whole_file(path) as part:
             torch.save(state, part)
@@ -73,6 +76,7 @@ class TrainingState:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.sums.copy_(state["sums"])
+            self.summed = int(state["summed"])
             self.iteration = int(state["iteration"])
         # torch.load raises many kinds of errors for broken files.
         except Exception as error:
