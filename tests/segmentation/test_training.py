@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vpl_plugin.clip import load_clip, open_photo
 from vpl_plugin.core.cross_entropy import balanced_cross_entropy
 from vpl_plugin.core.rsc import region_similarity, rsc_loss
 from vpl_plugin.localization import read_mask, write_mask
+from vpl_plugin.segmentation import training
 from vpl_plugin.segmentation.checkpoints import load_segmenter, read_checkpoint_metadata
-from vpl_plugin.segmentation.decoder import DecoderOutput, class_maps
+from vpl_plugin.segmentation.decoder import Decoder, DecoderOutput, class_maps
 from vpl_plugin.segmentation.settings import TrainingSettings
 from vpl_plugin.segmentation.training import decoder_loss
+from vpl_plugin.segmentation.training_state import TrainingState
 
 
 def weights(output):
@@ -212,6 +216,73 @@ def test_an_encoder_in_float16_and_a_decoder_in_half_precision(tiny, data, tmp_p
     assert all(value.dtype == torch.float32 for value in weights(tmp_path).values())
 
 
+class Operators(TorchDispatchMode):
+    """How often each of PyTorch's operators ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[func] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_between_rows_the_loop_does_not_wait_for_the_device(tiny, data, mini, tmp_path, precision):
+    """On a GPU, reading a number and copying constants are what waits; the CPU does them too."""
+    waits = {}
+    for iterations in (2, 5):
+        settings = {"iterations": iterations, "precision": precision}
+        with Operators() as seen:
+            tiny.train(
+                data, tmp_path / str(iterations), model=mini, settings=settings,
+                log_every=9, checkpoint_every=9,
+            )  # fmt: skip
+        waits[iterations] = (
+            seen.counts[torch.ops.aten._local_scalar_dense.default],
+            seen.counts[torch.ops.aten.lift_fresh.default],
+        )
+    read = waits[5][0] - waits[2][0]
+    copied = waits[5][1] - waits[2][1]
+    # What the loader made of NumPy's arrays: photo, mask and labels of four photos an iteration.
+    assert (read, copied) == (0, 3 * 3 * 4)
+
+
+def test_in_float16_a_first_step_that_overflows_is_skipped(tiny, mini):
+    """It leaves weights and momentum as they are, and the next is that of plain SGD."""
+    settings = TrainingSettings(precision="float16", width=32, layers=1, heads=4)
+    decoders = [
+        Decoder.for_model(mini, tiny.prototypes(), 3, (0, 1), width=32, layers=1, heads=4)
+        for _ in range(2)
+    ]
+    decoders[1].load_state_dict(decoders[0].state_dict())
+    state = TrainingState(decoders[0], settings, torch.device("cpu"))
+    before = {name: value.clone() for name, value in decoders[0].state_dict().items()}
+    plain = torch.optim.SGD(
+        decoders[1].parameters(), lr=0.01, momentum=0.9, weight_decay=settings.weight_decay
+    )
+    for gradient in (torch.inf, 1.0, 0.5):
+        for parameter in decoders[0].parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        state.scaler.scale(torch.zeros(()))
+        # As if they were the gradients of the scaled loss.
+        for parameter in decoders[0].parameters():
+            parameter.grad *= state.scaler.get_scale()
+        state.scaler.unscale_(state.optimizer)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        if gradient == torch.inf:
+            after = decoders[0].state_dict()
+            assert all(torch.equal(value, after[name]) for name, value in before.items())
+            continue
+        for parameter in decoders[1].parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        plain.step()
+    for ours, theirs in zip(*(decoder.parameters() for decoder in decoders), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_a_loss_that_is_not_finite_stops_the_training(tiny, data, mini, tmp_path):
     settings = {"learning_rate": 1e30, "clip_norm": 1e30, "warmup": 0}
     with pytest.raises(FloatingPointError, match=r"lower learning_rate \(1e\+30\) or clip_norm"):
@@ -379,6 +450,34 @@ def test_a_stride_looks_at_part_of_the_pixels():
     first = decoder_loss(output, masks, labels, rows, settings)
     assert torch.equal(first.ce, decoder_loss(output, changed, labels, rows, settings).ce)
     assert first.ce != decoder_loss(output, masks, labels, rows, TrainingSettings()).ce
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_gpu_is_not_waited_for(tiny, data, cuda, tmp_path, monkeypatch, precision):
+    """CUDA itself warns of what waits; the last row of the metrics may."""
+    model = load_clip("mini", device=cuda)
+    settings = {"precision": precision, "iterations": 6}
+    genuine = TrainingState.check_finite
+
+    def unwatched(state):
+        torch.cuda.set_sync_debug_mode("default")
+        genuine(state)
+
+    monkeypatch.setattr(TrainingState, "check_finite", unwatched)
+    part = training._part
+
+    def watched(model, decoder, sample, *rest):
+        # From the second iteration on: the first makes what is kept.
+        terms = part(model, decoder, sample, *rest)
+        torch.cuda.set_sync_debug_mode("error")
+        return terms
+
+    monkeypatch.setattr(training, "_part", watched)
+    try:
+        tiny.train(data, tmp_path, model=model, settings=settings, log_every=9, checkpoint_every=9)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.cuda

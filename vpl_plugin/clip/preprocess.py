@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -180,8 +181,16 @@ def normalise(
         tensor([1.9303, 2.0749, 2.1459])
     """
     pixels = photos.movedim(-1, -3).float() / 255
-    channels = torch.tensor([mean, std], device=pixels.device).view(2, 3, 1, 1)
+    channels = _channels(mean, std, pixels.device)
     return (pixels - channels[0]) / channels[1]
+
+
+@lru_cache(maxsize=16)
+def _channels(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
+    """Both (2, 3, 1, 1), copied once: the host waits for a GPU to take each copy."""
+    # Not an inference tensor, whoever asks first: others may want gradients.
+    with torch.inference_mode(mode=False):
+        return torch.tensor([mean, std], device=device).view(2, 3, 1, 1)
 
 
 def _to_rgb(photo: Image.Image) -> Image.Image:

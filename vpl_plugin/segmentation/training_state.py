@@ -15,19 +15,33 @@ __all__ = ["TrainingState"]
 
 logger = logging.getLogger(__name__)
 
+# Where SGD has a kernel that skips a step by itself; on a CPU since PyTorch 2.4 (no comparison of strings).
+_FUSED = ("cuda", "cpu") if torch.__version__ >= "2.4" else ("cuda",)
+
 
 class TrainingState:
     """What changes from iteration to iteration, and nothing else: what resuming needs."""
 
     def __init__(self, decoder: Decoder, settings: TrainingSettings, device: torch.device) -> None:
         self.decoder = decoder
+        scaled = settings.precision == "float16"
+        # Without that kernel the scaler waits for the device at each step, to learn whether it is
+        # to be skipped.
+        fused = scaled and device.type in _FUSED
         self.optimizer = torch.optim.SGD(
             decoder.parameters(),
             lr=settings.learning_rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
+            fused=fused or None,
         )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
+        if fused and settings.momentum:
+            # A first step that is skipped, as the scale is too large, would leave what
+            # torch.empty found; from 0 the first step is the same.
+            for parameter in decoder.parameters():
+                momentum = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.settings = settings
         self.iteration = 0
         # Loss, cross-entropy and RSC, summed since the last row of the metrics, and over how many
