@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -21,18 +21,20 @@ Result = TypeVar("Result")
 
 
 def run_jobs(
-    work: Callable[[Job], Result], jobs: Sequence[Job], workers: int
+    work: Callable[[Job], Result], jobs: Iterable[Job], workers: int
 ) -> Iterator[tuple[Job, Callable[[], Result]]]:
     """Does the jobs, in processes if there are to be several.
 
     Args:
         work: a module's function; what it takes and returns can be pickled.
-        jobs: in the order in which they start.
-        workers: processes, each with one thread of PyTorch; 1 works in this process.
+        jobs: in the order in which they start. They are asked for as workers become free, so
+            that making the next ones and working on the last ones go on at the same time.
+        workers: processes, each with one thread of PyTorch; 1 works in this process. Where the
+            jobs are known to be fewer, there is one for each.
 
     Yields:
         Each job as it ends, with a function that returns its result or raises its error. Only a
-        few jobs wait in memory at a time.
+        few jobs, four for each process, wait in memory at a time.
 
     Raises:
         ChildProcessError: a process was killed; a job's function may raise it as well.
@@ -41,7 +43,8 @@ def run_jobs(
         >>> [(job, result()) for job, result in run_jobs(abs, [-2, 3], workers=1)]
         [(-2, 2), (3, 3)]
     """
-    workers = min(workers, len(jobs))
+    if isinstance(jobs, Sized):
+        workers = min(workers, len(jobs))
     if workers <= 1:
         yield from ((job, partial(work, job)) for job in jobs)
         return
@@ -53,9 +56,10 @@ def run_jobs(
             for job in jobs:
                 with _killed_worker_told():
                     waiting[pool.submit(work, job)] = job
-                if len(waiting) >= 4 * workers:
-                    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                    yield from ((waiting.pop(future), partial(_result, future)) for future in done)
+                # What is done is given back at once, waited for where enough is under way.
+                full = len(waiting) >= 4 * workers
+                done, _ = wait(waiting, None if full else 0, return_when=FIRST_COMPLETED)
+                yield from ((waiting.pop(future), partial(_result, future)) for future in done)
             while waiting:
                 done, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 yield from ((waiting.pop(future), partial(_result, future)) for future in done)

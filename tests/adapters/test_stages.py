@@ -16,6 +16,7 @@ from vpl_plugin.adapters.clip_es.stage_files import (
     read_seeds,
     write_seeds,
 )
+from vpl_plugin.adapters.clip_es.stages import photo_batches
 from vpl_plugin.adapters.clip_es.stages.photo_batches import plan_batches
 from vpl_plugin.adapters.datasets import PhotoSet, SetPhoto, folder_photos, voc_photos
 from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
@@ -176,6 +177,86 @@ def test_ranks_share_the_photos_and_write_the_same_files(
     for item in photos.photos:
         name = f"{item.name}.npz"
         assert (apart.seeds / name).read_bytes() == (together.seeds / name).read_bytes()
+
+
+FULL = [
+    MemoryError(),
+    torch.cuda.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("full", FULL, ids=["process", "cuda", "cpu"])
+def test_photos_that_do_not_fit_together_go_one_by_one(
+    full: Exception,
+    model: ClipModel,
+    photos: PhotoSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole, tight = (stages.Settings(tmp_path / name, workers=1) for name in ("whole", "tight"))
+    stages.run_seeds(model, photos, whole, {})
+    genuine, sizes = photo_batches.batch_cams, []
+
+    def room_for_one(model: ClipModel, pixels: torch.Tensor, *rest: object, **options: object):  # type: ignore[no-untyped-def]
+        sizes.append(len(pixels))
+        if len(pixels) > 1:
+            raise full
+        return genuine(model, pixels, *rest, **options)
+
+    monkeypatch.setattr(photo_batches, "batch_cams", room_for_one)
+    failures: dict[Path, str] = {}
+    stages.run_seeds(model, photos, tight, failures)
+    assert failures == {}
+    assert sorted(sizes) == [1, 1, 1, 1, 2]
+    assert caplog.text.count("memory does not hold 2 photos at once") == 1
+    for item in photos.photos:
+        alone, together = (
+            read_seeds(settings.seeds / f"{item.name}.npz") for settings in (tight, whole)
+        )
+        np.testing.assert_allclose(alone.features, together.features, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("full", FULL, ids=["process", "cuda", "cpu"])
+@pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
+def test_a_photo_that_fills_the_memory_when_it_is_decoded_does_not_end_the_run(
+    always: bool,
+    full: Exception,
+    model: ClipModel,
+    photos: PhotoSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    large = photos.photos[0].photo
+    tried = []
+
+    def opened(path: Path):  # type: ignore[no-untyped-def]
+        if path == large:
+            tried.append(path)
+            if always or len(tried) == 1:
+                raise full
+        return open_photo(path)
+
+    monkeypatch.setattr(photo_batches, "open_photo", opened)
+    settings = stages.Settings(tmp_path, workers=2)
+    failures: dict[Path, str] = {}
+    stages.run_seeds(model, photos, settings, failures)
+    assert len(tried) == 2
+    assert list(failures) == ([large] if always else [])
+    assert all("no memory to decode it" in why for why in failures.values())
+    assert len(list(settings.seeds.glob("*.npz"))) == (3 if always else 4)
+
+
+def test_other_errors_of_a_thread_are_not_taken_for_a_full_memory(
+    model: ClipModel, photos: PhotoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(photo_batches, "open_photo", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        stages.run_seeds(model, photos, stages.Settings(tmp_path), {})
 
 
 def test_settings_are_checked() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -18,6 +19,31 @@ def test_results_and_errors_come_back_with_their_jobs() -> None:
         except ValueError as error:
             found[job] = str(error)
     assert found == {"1": 1, "x": "invalid literal for int() with base 10: 'x'", "3": 3}
+
+
+def test_jobs_are_asked_for_as_they_are_done() -> None:
+    """One pool for a stream of jobs, and few of them in memory."""
+    asked, given = [], []
+
+    def jobs() -> Iterator[int]:
+        for number in range(60):
+            asked.append(number)
+            yield -number
+
+    for job, result in run_jobs(abs, jobs(), workers=2):
+        assert result() == -job
+        given.append(-job)
+        assert len(asked) - len(given) < 4 * 2 + 1
+    assert sorted(given) == asked == [*range(60)]
+
+
+def test_an_error_of_what_makes_the_jobs_ends_the_pool() -> None:
+    def jobs() -> Iterator[int]:
+        yield 1
+        raise LookupError("no more")
+
+    with pytest.raises(LookupError, match="no more"):
+        list(run_jobs(abs, jobs(), workers=2))
 
 
 def test_a_killed_worker_is_told() -> None:

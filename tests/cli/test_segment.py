@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from vpl_plugin.cli import predictions
+from vpl_plugin.cli.inference_options import InferenceSettings
 from vpl_plugin.cli.main import main
 from vpl_plugin.cli.predictions import crf_labels
 from vpl_plugin.clip import VOC, ClipModel, open_photo
@@ -101,6 +102,58 @@ def test_a_photo_too_large_for_the_memory_is_told(
     assert run(photos) == 1
     assert "too large for the memory: take a (smaller) --window" in caplog.text
     assert len(files(tmp_path / "out/masks")) == count - 1 > 0
+
+
+def test_a_label_map_too_large_for_the_memory_is_told(
+    full_memory: RuntimeError,
+    run: Run,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    genuine, calls = predictions.most_likely, []
+
+    def full_once(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise full_memory
+        return genuine(*arguments)
+
+    monkeypatch.setattr(predictions, "most_likely", full_once)
+    count = len(files(photos))
+    assert run(photos) == 1
+    assert "too large for the memory" in caplog.text
+    assert len(files(tmp_path / "out/masks")) == count - 1
+
+
+def test_one_pool_of_workers_serves_all_photos(
+    photos: Path,
+    decoder_file: Path,
+    mini: ClipModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pool takes seconds to start; and the next photos are encoded while it works."""
+    genuine, pools = predictions.run_jobs, []
+
+    def counted(*arguments: object) -> object:
+        pools.append(arguments)
+        return genuine(*arguments)
+
+    monkeypatch.setattr(predictions, "run_jobs", counted)
+    wanted = [
+        predictions.Wanted(path, (predictions.Target(tmp_path / f"{number}{path.name}.png"),))
+        for number in range(12)
+        for path in sorted(photos.iterdir())
+    ]
+    assert len(wanted) > 64
+    failures: dict[Path, str] = {}
+    segmenter = load_segmenter(decoder_file, mini)
+    predictions.write_predictions(segmenter, wanted, InferenceSettings(), failures, workers=2)
+    assert len(pools) == 1
+    assert len(list(tmp_path.glob("*.png"))) == len(wanted)
+    assert failures == {}
 
 
 def test_broken_photos_are_told_and_the_rest_is_done(

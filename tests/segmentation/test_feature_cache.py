@@ -71,6 +71,32 @@ def test_tokens_of_other_settings_are_refused(mini, examples, tmp_path):
         FeatureCache(tmp_path, mini, (1,), ())
 
 
+def test_a_photo_and_its_mirror_image_that_do_not_fit_together_go_one_by_one(
+    mini, examples, tmp_path, monkeypatch
+):
+    whole, tight, none = (FeatureCache(tmp_path / name, mini, (1,)) for name in "abc")
+    whole.fill(examples, progress=False)
+    genuine = mini.block_tokens
+
+    def room_for(most):
+        def tokens(pixels, blocks):
+            if len(pixels) > most:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return genuine(pixels, blocks)
+
+        monkeypatch.setattr(mini, "block_tokens", tokens)
+
+    room_for(1)
+    tight.fill(examples, progress=False)
+    for example in examples:
+        for view in whole.views:
+            ours, theirs = (cache.tokens(example.name, view) for cache in (tight, whole))
+            np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-2)
+    room_for(0)
+    with pytest.raises(MemoryError, match="no memory for 0 at 48 x 96 pixels: make the photo"):
+        none.fill(examples, progress=False)
+
+
 def test_a_broken_file_is_named(mini, examples, tmp_path):
     cache = FeatureCache(tmp_path, mini, (1,))
     cache.fill(examples[:1], progress=False)

@@ -109,6 +109,29 @@ def test_the_encoder_sees_no_more_than_windows_in_batches(segmenter: Segmenter) 
     assert max(shape[0] for shape in seen) == 3
 
 
+@pytest.mark.parametrize(
+    "full", [MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory")], ids=["cpu", "cuda"]
+)
+def test_windows_that_do_not_fit_together_go_one_by_one(full: Exception) -> None:
+    local, picture = local_segmenter(), photo(300, 500)
+    whole = segment(local, picture, window=100, batch_size=3, flip=True)
+    genuine = local.logits
+
+    def room_for(most: int) -> None:
+        def logits(pixels: torch.Tensor) -> torch.Tensor:
+            if len(pixels) > most:
+                raise full
+            return genuine(pixels)
+
+        local.logits = logits
+
+    room_for(1)
+    torch.testing.assert_close(segment(local, picture, window=100, batch_size=3, flip=True), whole)
+    room_for(0)
+    with pytest.raises(type(full)):
+        segment(local, picture, window=100, batch_size=3)
+
+
 def test_neighbouring_windows_overlap_by_the_share_asked_for() -> None:
     for length in range(8, 60):
         starts = inference._starts(length, 8, 0.5)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +21,6 @@ from vpl_plugin.segmentation.inference import Views, most_likely, photo_views, p
 
 __all__ = ["Target", "Wanted", "crf_labels", "write_predictions"]
 
-# Photos whose maps wait for the worker processes at a time.
-_GROUP = 64
 # A class that is nowhere likelier than this does not come out of the CRF as the likeliest either,
 # and its time grows with the number of classes.
 _CRF_LEAST = 0.05
@@ -91,23 +90,13 @@ def write_predictions(
         # A missing CRF is told now, not after the first photo.
         dense_crf(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 2), 0.5, np.float32))
     with tqdm(total=len(todo), desc=about, unit="photo") as progress:
-        for start in range(0, len(todo), _GROUP):
-            jobs = []
-            for item in todo[start : start + _GROUP]:
-                job = _encoded(segmenter, item, settings, failures)
-                if job is not None and crf:
-                    jobs.append(job)
-                    continue
-                if job is not None:
-                    _write(job)
-                progress.update()
-            for job, result in run_jobs(_write, jobs, workers):
-                try:
-                    result()
-                # The photo may have been removed or changed since it was encoded.
-                except (ValueError, FileNotFoundError) as error:
-                    failures[job.wanted.photo] = str(error)
-                progress.update()
+        jobs = _encoded(segmenter, todo, settings, failures, progress)
+        # One pool for all: starting its processes takes seconds.
+        for job, result in run_jobs(_write, jobs, min(workers, len(todo)) if crf else 1):
+            # The photo may have been removed or changed since it was encoded.
+            with _noted(job.wanted.photo, failures, "too large for the memory."):
+                result()
+            progress.update()
 
 
 def crf_labels(photo: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -129,20 +118,36 @@ def crf_labels(photo: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _encoded(
-    segmenter: Segmenter, item: Wanted, settings: InferenceSettings, failures: dict[Path, str]
-) -> _Job | None:
+    segmenter: Segmenter,
+    todo: Sequence[Wanted],
+    settings: InferenceSettings,
+    failures: dict[Path, str],
+    progress: tqdm,
+) -> Iterator[_Job]:
+    """The photos' maps, one photo after the other; those that fail are noted and counted."""
+    for item in todo:
+        job = None
+        with _noted(item.photo, failures, "too large for the memory: take a (smaller) --window."):
+            views = photo_views(segmenter, open_photo(item.photo), **settings.views())
+            job = _Job(item, Views([maps.cpu() for maps in views.maps], views.size))
+        if job is None:
+            progress.update()
+        else:
+            yield job
+
+
+@contextmanager
+def _noted(photo: Path, failures: dict[Path, str], full: str) -> Iterator[None]:
+    """Notes the failure of a photo that is broken, or, with the words ``full``, too large."""
     try:
-        views = photo_views(segmenter, open_photo(item.photo), **settings.views())
+        yield
     # BrokenPhotoError is a ValueError.
     except (ValueError, FileNotFoundError) as error:
-        failures[item.photo] = str(error)
-        return None
-    except RuntimeError as error:
+        failures[photo] = str(error)
+    except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        failures[item.photo] = f"too large for the memory: take a (smaller) --window. {error}"
-        return None
-    return _Job(item, Views([maps.cpu() for maps in views.maps], views.size))
+        failures[photo] = f"{full} {error}".strip()
 
 
 def _write(job: _Job) -> None:

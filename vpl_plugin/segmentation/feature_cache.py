@@ -21,6 +21,7 @@ from tqdm import tqdm
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.clip import ClipModel, open_photo
 from vpl_plugin.clip.checks import check_blocks
+from vpl_plugin.clip.out_of_memory import is_out_of_memory
 from vpl_plugin.run_folder import claim_folder
 from vpl_plugin.segmentation.examples import Example
 
@@ -88,6 +89,7 @@ class FeatureCache:
         Raises:
             FileNotFoundError, BrokenPhotoError: a photo cannot be read.
             ValueError: a token does not fit float16.
+            MemoryError: a photo does not fit in memory; the message names it.
         """
         todo = [
             example
@@ -121,8 +123,8 @@ class FeatureCache:
             [self._model.preprocess(scaled), self._model.preprocess(ImageOps.mirror(scaled))]
         )
         grid = [side // self._model.patch_size for side in pixels.shape[2:]]
-        tokens = self._model.block_tokens(pixels, self._blocks).half().unflatten(2, grid)
-        for view, one in zip((plain, mirrored), tokens.cpu().numpy(), strict=True):
+        for view, one in zip((plain, mirrored), self._tokens(name, pixels), strict=True):
+            one = one.reshape(len(one), *grid, -1)
             if not np.isfinite(one).all():
                 raise ValueError(
                     f"the tokens of {name} do not fit float16: train from photos, without a cache"
@@ -131,6 +133,24 @@ class FeatureCache:
             file.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(file) as part:
                 np.save(part, one)
+
+    def _tokens(self, name: str, pixels: Tensor) -> np.ndarray:
+        """(2, levels, h * w, C) float16, one by one where memory does not hold both at once."""
+
+        def encode(part: Tensor) -> np.ndarray:
+            return self._model.block_tokens(part, self._blocks).half().cpu().numpy()
+
+        for parts in ([pixels], pixels.split(1)):
+            try:
+                return np.concatenate([encode(part) for part in parts])
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+        height, width = pixels.shape[2:]
+        raise MemoryError(
+            f"{self._model.device} has no memory for {name} at {height} x {width} pixels: make the"
+            " photo smaller, or train from photos, without a cache"
+        )
 
 
 def read_tokens(file: Path) -> np.ndarray:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from vpl_plugin.clip.out_of_memory import is_out_of_memory
 from vpl_plugin.clip.preprocess import PixelArray
 from vpl_plugin.core.checks import check_count, check_positive
 from vpl_plugin.segmentation.checkpoints import Segmenter
@@ -60,7 +61,8 @@ def segment(
         window: side in pixels, rounded up to whole patches, of the squares that a photo larger
             than that is cut into; None takes it whole.
         overlap: least share of a window that its neighbour covers too, in [0, 1).
-        batch_size: windows (or photo and mirror image) at once.
+        batch_size: windows (or photo and mirror image) at once; where memory does not hold so
+            many, they go one by one.
         classes: foreground classes (from 0) known to be the only ones in the photo; the others
             get probability 0. None knows nothing.
 
@@ -221,13 +223,23 @@ def _maps(
             copies[i, :, y * patch : (y + height) * patch, x * patch : (x + width) * patch]
             for i, y, x in chosen
         ]
-        logits = segmenter.logits(torch.stack(windows))
-        for (i, y, x), one in zip(chosen, logits, strict=True):
+        for (i, y, x), one in zip(chosen, _logits(segmenter, windows), strict=True):
             rows = slice(y * fine, (y + height) * fine)
             columns = slice(x * fine, (x + width) * fine)
             sums[i, :, rows, columns] += weight * one
             weights[i, :, rows, columns] += weight
     return sums / weights
+
+
+def _logits(segmenter: Segmenter, windows: Sequence[Tensor]) -> Tensor:
+    """The maps of windows (3, H, W), one by one where memory does not hold them at once."""
+    try:
+        return segmenter.logits(torch.stack([*windows]))
+    except (MemoryError, RuntimeError) as error:
+        if len(windows) == 1 or not is_out_of_memory(error):
+            raise
+    # Not in the clause above, as the error holds on to what filled the memory.
+    return torch.cat([segmenter.logits(window[None]) for window in windows])
 
 
 def _starts(length: int, window: int, overlap: float) -> list[int]:

@@ -15,7 +15,7 @@ __all__ = ["TrainingState"]
 
 logger = logging.getLogger(__name__)
 
-# Where SGD has a kernel that skips a step by itself; on a CPU since PyTorch 2.4 (no comparison of strings).
+# Where SGD has a kernel that skips a step by itself. The version compares as one, not as text.
 _FUSED = ("cuda", "cpu") if torch.__version__ >= "2.4" else ("cuda",)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,8 @@ from vpl_plugin.clip.out_of_memory import is_out_of_memory
 from vpl_plugin.clip.preprocess import BrokenPhotoError, open_photo, photo_size
 
 __all__ = ["LocalisedPhoto", "localised_photos", "photo_grid", "plan_batches"]
+
+logger = logging.getLogger(__name__)
 
 # Attention maps grow with the square of the patches: a batch holds at most so many entries a block.
 MOST_ATTENTION = 8 * 1024 * 1024
@@ -110,7 +113,8 @@ def localised_photos(
         names: the classes of the set.
         temperature: of GradCAM's softmax.
         is_done: whether a photo's files are there.
-        failures: gets the photos that cannot be read, or whose attention does not fit in memory.
+        failures: gets the photos that cannot be read, and those that do not fit in memory alone:
+            where a batch does not, its photos go one by one.
         cam_step: of :func:`batch_cams`.
 
     Yields:
@@ -122,63 +126,85 @@ def localised_photos(
     batches = plan_batches(photos, model.patch_size, settings.batch_size, failures)[rank::world]
     todo = [batch for batch in batches if not all(is_done(item) for item in batch)]
     total = sum(len(batch) for batch in todo)
+
+    def localise(batch: Sequence[_Decoded]) -> list[tuple[PhotoCAMs, Tensor]] | None:
+        """None where memory does not hold so many photos at once."""
+        try:
+            return batch_cams(
+                model,
+                torch.stack([one.pixels for one in batch]),
+                [one.item.classes for one in batch],
+                prototypes,
+                num_foreground=len(names.labels),
+                temperature=temperature,
+                box_threshold=names.box_threshold,
+                position_dtype=settings.position_dtype,
+                cam_step=cam_step,
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    hinted = False
     with tqdm(total=total, desc=stage, unit="photo", disable=rank > 0) as progress:
         for loaded in _decoded(model, todo, settings.workers):
-            readable = []
-            for item, result in loaded:
-                decoded = _result(item, result, failures)
-                if decoded is not None:
-                    readable.append((item, *decoded))
+            readable = [
+                decoded
+                for item, future in loaded
+                if (decoded := _result(model, item, future, failures)) is not None
+            ]
             progress.update(len(loaded) - len(readable))
-            if not readable:
-                continue
-            try:
-                localised = batch_cams(
-                    model,
-                    torch.stack([pixels for _, pixels, _ in readable]),
-                    [item.classes for item, _, _ in readable],
-                    prototypes,
-                    num_foreground=len(names.labels),
-                    temperature=temperature,
-                    box_threshold=names.box_threshold,
-                    position_dtype=settings.position_dtype,
-                    cam_step=cam_step,
+            together = localise(readable) if readable else None
+            if together is None and len(readable) > 1 and not hinted:
+                hinted = True
+                logger.warning(
+                    "memory does not hold %d photos at once, so these go one by one: a smaller"
+                    " batch size is faster",
+                    len(readable),
                 )
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                for item, _, (height, width) in readable:
-                    failures[item.photo] = (
-                        f"no memory for {len(readable)} photo(s) of {height} x {width} pixels at"
-                        " once: lower the batch size, or make the photo smaller"
-                    )
-                progress.update(len(readable))
-                continue
-            for (item, _, size), (cams, features) in zip(readable, localised, strict=True):
-                if not is_done(item):
-                    yield LocalisedPhoto(item, size, cams, features)
+            for number, one in enumerate(readable):
+                if together is not None:
+                    found = together[number]
+                else:
+                    alone = localise([one]) if len(readable) > 1 else None
+                    if alone is None:
+                        failures[one.item.photo] = (
+                            f"no memory for 1 photo(s) of {one.size[0]} x {one.size[1]} pixels:"
+                            " make it smaller"
+                        )
+                        progress.update()
+                        continue
+                    (found,) = alone
+                if not is_done(one.item):
+                    yield LocalisedPhoto(one.item, one.size, *found)
                 progress.update()
 
 
-Decoded = tuple[Tensor, tuple[int, int]]
+class _Decoded(NamedTuple):
+    """A photo in memory: what is listed, its pixels as the model takes them, (height, width)."""
+
+    item: SetPhoto
+    pixels: Tensor
+    size: tuple[int, int]
+
+
+def _decode(model: ClipModel, item: SetPhoto) -> _Decoded:
+    photo = open_photo(item.photo)
+    return _Decoded(item, model.preprocess(photo), (photo.height, photo.width))
 
 
 def _decoded(
     model: ClipModel, batches: Sequence[tuple[SetPhoto, ...]], workers: int
-) -> Iterator[list[tuple[SetPhoto, Future[Decoded]]]]:
+) -> Iterator[list[tuple[SetPhoto, Future[_Decoded]]]]:
     """The batches in order, with so many photos decoded ahead as there are workers, or a batch."""
-
-    def decode(path: Path) -> Decoded:
-        photo = open_photo(path)
-        return model.preprocess(photo), (photo.height, photo.width)
-
     # Pillow decodes and resizes outside the interpreter lock, so threads do.
     with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[list[tuple[SetPhoto, Future[Decoded]]]] = deque()
+        ahead: deque[list[tuple[SetPhoto, Future[_Decoded]]]] = deque()
         waiting = 0
         try:
             for batch in batches:
-                ahead.append([(item, pool.submit(decode, item.photo)) for item in batch])
+                ahead.append([(item, pool.submit(_decode, model, item)) for item in batch])
                 waiting += len(batch)
                 while len(ahead) > 1 and waiting - len(ahead[0]) >= workers:
                     waiting -= len(ahead[0])
@@ -188,10 +214,23 @@ def _decoded(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _result(item: SetPhoto, future: Future[Decoded], failures: dict[Path, str]) -> Decoded | None:
+def _result(
+    model: ClipModel, item: SetPhoto, future: Future[_Decoded], failures: dict[Path, str]
+) -> _Decoded | None:
+    """The decoded photo; None, and a failure, where it is broken or does not fit in memory."""
     try:
-        return future.result()
+        try:
+            return future.result()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Others were decoded at the same time: it may fit now, without them.
+        return _decode(model, item)
     # BrokenPhotoError is a ValueError.
     except (ValueError, FileNotFoundError) as error:
         failures[item.photo] = str(error)
-        return None
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failures[item.photo] = f"no memory to decode it: make it smaller. {error}".strip()
+    return None
