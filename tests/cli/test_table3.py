@@ -13,12 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vpl_plugin.adapters.datasets import voc_photos
 from vpl_plugin.cli import table3_decoders
 from vpl_plugin.cli.clip_es import main as clip_es
+from vpl_plugin.cli.inference_options import InferenceSettings
 from vpl_plugin.cli.main import main
 from vpl_plugin.cli.region_plot import tsne
+from vpl_plugin.cli.table3_decoders import Regions
 from vpl_plugin.cli.table3_report import markdown
+from vpl_plugin.clip import ClipModel
 from vpl_plugin.localization import SegmentationMeter, read_mask, write_mask
+from vpl_plugin.segmentation.checkpoints import load_segmenter
 
 pytest.importorskip("pydensecrf")
 pytest.importorskip("sklearn")
@@ -150,6 +155,54 @@ def test_stopped_in_the_last_decoder_it_ends_with_the_same_files(
     decoder = "decoders/rsc_seed1/decoder.safetensors"
     assert (output / decoder).read_bytes() == (whole / decoder).read_bytes()
     assert files(output / "segmentations") == files(whole / "segmentations")
+
+
+def test_the_regions_follow_a_mended_photo(
+    whole: Path,
+    voc_tiny: Path,
+    mini: ClipModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the other photos they are not made anew."""
+    root = Path(shutil.copytree(voc_tiny, tmp_path / "VOC2012"))
+    photos = voc_photos(root, root / "val.txt", labels="masks")
+    decoder, folder = whole / "decoders/rsc_seed0", tmp_path / "measured"
+    segmenter = load_segmenter(decoder / "decoder.safetensors", mini)
+    measured: list[object] = []
+    genuine = table3_decoders.region_embeddings
+
+    def counted(*arguments: object) -> object:
+        measured.append(arguments)
+        return genuine(*arguments)
+
+    monkeypatch.setattr(table3_decoders, "region_embeddings", counted)
+
+    def measure() -> tuple[Regions, dict[Path, str]]:
+        failures: dict[Path, str] = {}
+        measured.clear()
+        settings = InferenceSettings()
+        _, regions = table3_decoders.measure_decoder(
+            segmenter, decoder, folder, photos, settings, failures, crf=False, workers=1
+        )
+        return regions, failures
+
+    broken = photos.photos[1]
+    held = broken.photo.read_bytes()
+    broken.photo.write_bytes(held[:900])
+    without, failures = measure()
+    assert list(failures) == [broken.photo]
+    broken.photo.write_bytes(held)
+    mended, failures = measure()
+    assert failures == {}
+    assert len(measured) == 1
+    assert len(mended.classes) > len(without.classes)
+    with np.load(whole / "segmentations/rsc_seed0/regions.npz", allow_pickle=False) as stored:
+        assert np.array_equal(mended.classes, stored["classes"])
+        np.testing.assert_allclose(mended.embeddings, stored["embeddings"], atol=1e-4)
+    again, _ = measure()
+    assert measured == []
+    assert np.array_equal(again.embeddings, mended.embeddings)
 
 
 def test_the_results_of_vpl_clip_es_are_taken_as_they_are(

@@ -19,6 +19,7 @@ from vpl_plugin.cli.inference_options import InferenceSettings
 from vpl_plugin.cli.mask_scores import score_masks
 from vpl_plugin.cli.predictions import Target, Wanted, write_predictions
 from vpl_plugin.clip import open_photo
+from vpl_plugin.clip.out_of_memory import is_out_of_memory
 from vpl_plugin.localization import read_mask
 from vpl_plugin.run_folder import claim_folder
 from vpl_plugin.segmentation.checkpoints import Segmenter
@@ -151,24 +152,43 @@ def _scores(
 def _regions(
     segmenter: Segmenter, folder: Path, photos: Sequence[SetPhoto], failures: dict[Path, str]
 ) -> Regions:
+    """The regions of the photos; those that the file holds already are taken from it."""
     file = folder / REGIONS
-    if file.exists():
-        with np.load(file, allow_pickle=False) as stored:
-            return Regions(stored["embeddings"], stored["classes"])
-    rows, classes = [], []
+    held = _read_regions(file) if file.exists() else {}
+    found: dict[str, Regions] = {}
     for item in tqdm(photos, desc=f"regions {folder.name}", unit="photo"):
-        if item.mask is None:
-            continue
-        try:
-            found = region_embeddings(segmenter, open_photo(item.photo), read_mask(item.mask))
-        except (ValueError, FileNotFoundError) as error:
-            failures[item.photo] = str(error)
-            continue
-        rows.append(found[0])
-        classes.append(found[1])
-    if not rows:
+        if item.name in held:
+            found[item.name] = held[item.name]
+        elif item.mask is not None:
+            try:
+                rows, classes = region_embeddings(
+                    segmenter, open_photo(item.photo), read_mask(item.mask)
+                )
+            except (ValueError, FileNotFoundError) as error:
+                failures[item.photo] = str(error)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                failures[item.photo] = f"its regions do not fit in memory. {error}".strip()
+            else:
+                found[item.name] = Regions(rows.numpy(), classes.numpy())
+    if not found:
         raise ValueError("not one photo of the val split has a ground truth that fits")
-    regions = Regions(torch.cat(rows).numpy(), torch.cat(classes).numpy())
-    with whole_file(file) as part:
-        np.savez(part, embeddings=regions.embeddings, classes=regions.classes)
-    return regions
+    together = Regions(*(np.concatenate(parts) for parts in zip(*found.values(), strict=True)))
+    if found.keys() != held.keys():
+        with whole_file(file) as part:
+            np.savez(
+                part,
+                photos=np.array([*found]),
+                regions=np.array([len(one.classes) for one in found.values()]),
+                **together._asdict(),
+            )
+    return together
+
+
+def _read_regions(file: Path) -> dict[str, Regions]:
+    """The regions of each photo, by its name."""
+    with np.load(file, allow_pickle=False) as stored:
+        names, ends = stored["photos"].tolist(), stored["regions"].cumsum()[:-1]
+        parts = (np.split(stored[name], ends) for name in Regions._fields)
+        return {name: Regions(*part) for name, *part in zip(names, *parts, strict=True)}
