@@ -7,7 +7,11 @@ import pytest
 from PIL import Image
 
 from vpl_plugin.localization import write_mask
+from vpl_plugin.segmentation import examples as examples_module
+from vpl_plugin.segmentation.data_parallel import Ranks
 from vpl_plugin.segmentation.examples import Example, check_examples, list_examples
+from vpl_plugin.segmentation.settings import TrainingSettings
+from vpl_plugin.segmentation.training import train_decoder
 
 
 @pytest.fixture
@@ -83,6 +87,68 @@ def test_nothing_to_train_on_and_names_given_twice_are_refused(files):
     example = list_examples(photos_of(files), files / "masks", 3)[0]
     with pytest.raises(ValueError, match="twice: 0"):
         check_examples([example, example], 3)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The pseudo-masks that are read."""
+    found = []
+    genuine = examples_module.read_mask
+
+    def counted(path):
+        found.append(path.stem)
+        return genuine(path)
+
+    monkeypatch.setattr(examples_module, "read_mask", counted)
+    return found
+
+
+def test_masks_are_read_once_until_they_change(tiny, files, mini, reads, tmp_path):
+    examples = list_examples(photos_of(files), files / "masks", 3)
+    before = check_examples(examples, 3)
+    settings = TrainingSettings(**{**tiny.SETTINGS, "iterations": 1})
+    train_decoder(
+        mini, examples, tiny.prototypes(), 3, settings, tmp_path / "out", classes=tiny.CLASSES,
+        progress=False,
+    )  # fmt: skip
+    assert sorted(reads) == list("012345")
+    mask = np.array(examples_module.read_mask(files / "masks" / "4.png"))
+    mask[:3] = 2
+    write_mask(files / "masks" / "4.png", mask)
+    reads.clear()
+    after = check_examples(examples, 3)
+    assert reads == ["4"]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [n != 4 for n in range(6)]
+    # Facts are the labels', whatever F they are checked for.
+    with pytest.raises(ValueError, match="holds the label 3, and labels go from 0"):
+        check_examples([e._replace(classes=()) for e in examples], 2)
+
+
+def test_ranks_read_a_share_each_and_find_the_same(files, monkeypatch, reads):
+    """Two ranks one after the other: what the first gives is added to what the second has."""
+    write_mask(files / "masks" / "3.png", np.zeros((4, 5), np.uint8))
+    examples = [
+        Example(name, photo, files / "masks" / f"{name}.png", ())
+        for name, photo in photos_of(files).items()
+    ]
+    given = []
+
+    def first(rows):
+        given.append(rows.clone())
+        raise LookupError
+
+    monkeypatch.setattr(examples_module, "sum_over_ranks", first)
+    with pytest.raises(LookupError):
+        check_examples(examples, 3, ranks=Ranks(0, 2))
+    assert sorted(reads) == list("024")
+    monkeypatch.setattr(examples_module, "sum_over_ranks", lambda rows: rows + given[0])
+    reads.clear()
+    with pytest.raises(ValueError, match=r"1 pseudo-masks that do not fit: .*3\.png is 4 x 5"):
+        check_examples(examples, 3, ranks=Ranks(1, 2))
+    assert sorted(reads) == list("135")
+    good = examples[:3]
+    given[0] = given[0][:3]
+    assert check_examples(good, 3, ranks=Ranks(1, 2)) == check_examples(good, 3)
 
 
 def test_classes_beyond_the_foreground_are_refused(files):

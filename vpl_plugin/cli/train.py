@@ -16,7 +16,8 @@ from vpl_plugin.localization import SegmentationMeter, read_mask
 from vpl_plugin.localization.ground_truth import check_shows_classes
 from vpl_plugin.localization.mask_files import IGNORE_INDEX
 from vpl_plugin.segmentation.checkpoints import Segmenter
-from vpl_plugin.segmentation.examples import Example, check_examples, list_examples
+from vpl_plugin.segmentation.data_parallel import Ranks
+from vpl_plugin.segmentation.examples import Example, check_examples
 from vpl_plugin.segmentation.inference import most_likely, photo_views
 from vpl_plugin.segmentation.training import DECODER_FILE, train_decoder
 
@@ -94,17 +95,17 @@ def run(arguments: argparse.Namespace) -> int:
         tau_I=float(about.get("tau_I", 0.03)),
         seed=arguments.seed,
     )
-    examples = list_examples(
-        {item.name: item.photo for item in photos.photos},
-        arguments.masks,
-        len(labels),
-        classes={item.name: item.classes for item in photos.photos},
-    )
-    check_shows_classes((item.mask for item in examples), len(labels))
+    examples = [
+        Example(item.name, item.photo, arguments.masks / f"{item.name}.png", item.classes)
+        for item in photos.photos
+    ]
     with joined_ranks(arguments.device) as ranks:
         if ranks.rank:
             # The first process speaks for all.
             logging.getLogger().setLevel(logging.CRITICAL)
+        # Before the model is loaded; the ranks read a share each.
+        check_examples(examples, len(labels), ranks=Ranks.of_group(), device=ranks.device)
+        check_shows_classes((item.mask for item in examples), len(labels))
         logger.info("%d photos to train on", len(examples))
         try:
             train_decoder(

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from vpl_plugin.clip.preprocess import photo_size
+from vpl_plugin.core.distributed import sum_over_ranks
 from vpl_plugin.localization.mask_files import IGNORE_INDEX, read_mask
+from vpl_plugin.segmentation.data_parallel import Ranks
 
-__all__ = ["Example", "check_examples", "list_examples"]
+__all__ = ["Example", "MaskFacts", "check_examples", "list_examples"]
 
 # What a message lists in full; a folder of the wrong data set would fill the screen.
 _SHOWN = 10
 # Decoding PNG files releases the interpreter's lock.
 _THREADS = 8
+# Files whose facts are kept: COCO's train2014 and more, some hundred bytes each.
+_REMEMBERED = 2**17
 
 
 class Example(NamedTuple):
@@ -35,6 +43,18 @@ class Example(NamedTuple):
     photo: Path
     mask: Path
     classes: tuple[int, ...]
+
+
+class MaskFacts(NamedTuple):
+    """What reading a pseudo-mask tells of it.
+
+    Attributes:
+        labels: in it, in ascending order, without 255.
+        digest: of its labels and shape, in hexadecimal digits.
+    """
+
+    labels: tuple[int, ...]
+    digest: str
 
 
 def list_examples(
@@ -71,24 +91,35 @@ def list_examples(
         )
         for name, photo in photos.items()
     ]
-    labels = check_examples(examples, num_foreground)
+    found = check_examples(examples, num_foreground)
     if classes is not None:
         return examples
     return [
-        example._replace(classes=tuple(label - 1 for label in present if label))
-        for example, present in zip(examples, labels, strict=True)
+        example._replace(classes=tuple(label - 1 for label in facts.labels if label))
+        for example, facts in zip(examples, found, strict=True)
     ]
 
 
-def check_examples(examples: Sequence[Example], num_foreground: int) -> list[tuple[int, ...]]:
+def check_examples(
+    examples: Sequence[Example],
+    num_foreground: int,
+    *,
+    ranks: Ranks | None = None,
+    device: torch.device | str = "cpu",
+) -> list[MaskFacts]:
     """Read every pseudo-mask and every photo's size, and refuse what training would trip over.
+
+    What was read is remembered, so that it is not read again until a file changes.
 
     Args:
         examples: to check.
         num_foreground: F.
+        ranks: of the process group, each of which calls this alike and reads its share; None
+            reads all.
+        device: where the ranks exchange what they found.
 
     Returns:
-        The labels in each pseudo-mask in ascending order, without 255.
+        What is known of each pseudo-mask.
 
     Raises:
         FileNotFoundError: photos or pseudo-masks are missing; the message names them.
@@ -99,7 +130,8 @@ def check_examples(examples: Sequence[Example], num_foreground: int) -> list[tup
         raise ValueError("examples must hold at least one photo to train on; got none")
     names = [example.name for example in examples]
     if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
+        counts = Counter(names)
+        twice = sorted(name for name, count in counts.items() if count > 1)
         raise ValueError(f"examples must have names of their own; twice: {_listed(twice)}")
     _refuse(
         FileNotFoundError,
@@ -120,34 +152,91 @@ def check_examples(examples: Sequence[Example], num_foreground: int) -> list[tup
             if not all(0 <= n < num_foreground for n in e.classes)
         ),
     )
+    ranks = ranks or Ranks(0, 1)
     with ThreadPoolExecutor(_THREADS) as pool:
-        read = list(pool.map(lambda example: _inspect(example, num_foreground), examples))
+        share = [
+            None if isinstance(found, str) else found
+            for found in pool.map(
+                lambda example: _inspect(example, num_foreground),
+                examples[ranks.rank :: ranks.world],
+            )
+        ]
+    found = share if ranks.world == 1 else _of_all_ranks(share, len(examples), ranks, device)
+    # Only these are read again, for what is wrong with them.
     _refuse(
         ValueError,
         "pseudo-masks that do not fit",
-        (found for found in read if isinstance(found, str)),
+        (
+            str(_inspect(example, num_foreground))
+            for example, facts in zip(examples, found, strict=True)
+            if facts is None
+        ),
     )
-    return [found for found in read if not isinstance(found, str)]
+    return [facts for facts in found if facts is not None]
 
 
-def _inspect(example: Example, num_foreground: int) -> tuple[int, ...] | str:
-    """The labels in a pseudo-mask, or what is wrong with it."""
+def _inspect(example: Example, num_foreground: int) -> MaskFacts | str:
+    """What is known of a pseudo-mask, or what is wrong with it."""
     try:
-        mask = read_mask(example.mask)
-        size = photo_size(example.photo)
+        size = _size(example.photo, _stamp(example.photo))
+        shape, facts = _read(example.mask, _stamp(example.mask))
     except ValueError as error:
         return str(error)
-    if mask.shape != size:
-        shown = " x ".join(map(str, mask.shape))
+    if shape != size:
+        shown = " x ".join(map(str, shape))
         return f"{example.mask} is {shown} and its photo {size[0]} x {size[1]} (height x width)"
-    labels = np.bincount(mask.ravel(), minlength=256).nonzero()[0].tolist()
-    beyond = [label for label in labels if num_foreground < label != IGNORE_INDEX]
+    beyond = [label for label in facts.labels if label > num_foreground]
     if beyond:
         return (
             f"{example.mask} holds the label {beyond[0]}, and labels go from 0 (background) to"
             f" {num_foreground}, or are {IGNORE_INDEX} (unknown)"
         )
-    return tuple(label for label in labels if label != IGNORE_INDEX)
+    return facts
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _size(photo: Path, stamp: tuple[int, ...]) -> tuple[int, int]:
+    """Of a photo; ``stamp`` tells an older file of the name from the present one."""
+    return photo_size(photo)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _read(file: Path, stamp: tuple[int, ...]) -> tuple[tuple[int, ...], MaskFacts]:
+    """Shape and facts of a pseudo-mask; ``stamp`` as for :func:`_size`."""
+    mask = read_mask(file)
+    labels = np.bincount(mask.ravel(), minlength=256).nonzero()[0].tolist()
+    digest = hashlib.sha256(repr(mask.shape).encode())
+    digest.update(mask.tobytes())
+    return mask.shape, MaskFacts(
+        tuple(label for label in labels if label != IGNORE_INDEX), digest.hexdigest()
+    )
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """What changes when a file is written anew."""
+    stat = file.stat()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _of_all_ranks(
+    share: Sequence[MaskFacts | None], count: int, ranks: Ranks, device: torch.device | str
+) -> list[MaskFacts | None]:
+    """The facts of all examples from the shares, as tensors: nothing is unpickled."""
+    # A byte a label, then the digest; zeros where there is nothing to tell.
+    rows = torch.zeros(count, IGNORE_INDEX + 32, dtype=torch.uint8)
+    for row, facts in zip(rows[ranks.rank :: ranks.world], share, strict=True):
+        if facts is not None:
+            row[[*facts.labels]] = 1
+            row[IGNORE_INDEX:] = torch.tensor([*bytes.fromhex(facts.digest)], dtype=torch.uint8)
+    together = sum_over_ranks(rows.to(device)).cpu().numpy()
+    return [
+        MaskFacts(
+            tuple(row[:IGNORE_INDEX].nonzero()[0].tolist()), row[IGNORE_INDEX:].tobytes().hex()
+        )
+        if row[IGNORE_INDEX:].any()
+        else None
+        for row in together
+    ]
 
 
 def _refuse(error: type[Exception], what: str, offenders: Iterable[str]) -> None:

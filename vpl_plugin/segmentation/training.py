@@ -32,7 +32,7 @@ from vpl_plugin.segmentation.data_parallel import (
     sum_gradients,
 )
 from vpl_plugin.segmentation.decoder import Decoder, DecoderOutput
-from vpl_plugin.segmentation.examples import Example, check_examples
+from vpl_plugin.segmentation.examples import Example, MaskFacts, check_examples
 from vpl_plugin.segmentation.feature_cache import FeatureCache, encoder_fingerprint
 from vpl_plugin.segmentation.metrics import MetricsLog
 from vpl_plugin.segmentation.sampler import PartSampler
@@ -128,8 +128,10 @@ def train_decoder(
         # A range here, a list of scales in the cache.
         check_scales(scales)
     decoder = _new_decoder(model, prototypes, num_foreground, settings)
-    check_examples(examples, num_foreground)
-    made_by = _describe(model, examples, decoder, settings, classes, cached=cache is not None)
+    masks = check_examples(examples, num_foreground, ranks=ranks, device=model.device)
+    made_by = _describe(
+        model, examples, masks, decoder, settings, classes, cached=cache is not None
+    )
     output = Path(output)
     if ranks.rank == 0:
         claim_folder(output, made_by)
@@ -425,6 +427,7 @@ def _check_fit(
 def _describe(
     model: ClipModel,
     examples: Sequence[Example],
+    masks: Sequence[MaskFacts],
     decoder: Decoder,
     settings: TrainingSettings,
     classes: Sequence[str],
@@ -433,9 +436,8 @@ def _describe(
 ) -> dict[str, Any]:
     """All that the weights depend on, for the output folder and the trained decoder's file."""
     data = hashlib.sha256()
-    for example in examples:
-        data.update(repr((example.name, example.classes)).encode())
-        data.update(example.mask.read_bytes())
+    for example, mask in zip(examples, masks, strict=True):
+        data.update(repr((example.name, example.classes, mask.digest)).encode())
     rows = decoder.prototypes.cpu().numpy().tobytes()
     return {
         "kind": "training of a decoder",
