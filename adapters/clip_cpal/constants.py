@@ -16,7 +16,7 @@ __all__ = [
     "EPOCHS",
     "KMEANS_ITERATIONS",
     "LEARNING_RATE",
-    "PHOTOS_A_STEP",
+    "PHOTOS_PER_STEP",
     "POSITIVENESS_TEMPERATURE",
     "THRESHOLD",
     "TOP_K",
@@ -55,5 +55,5 @@ LEARNING_RATE = 3e-3
 EPOCHS = 5
 """Passes over the photos. Ours."""
 
-PHOTOS_A_STEP = 16
+PHOTOS_PER_STEP = 16
 """Photos of a gradient step. Ours."""

@@ -16,17 +16,25 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from vpl_plugin.adapters.clip_cpal.constants import (
     CONSISTENCY_WEIGHT,
     EPOCHS,
     LEARNING_RATE,
-    PHOTOS_A_STEP,
+    PHOTOS_PER_STEP,
 )
 from vpl_plugin.core.checks import check_not_negative, check_positive
 
-__all__ = ["Adaptation", "Example", "adapt_prototypes", "classifier_cams", "presence_logits"]
+__all__ = [
+    "Adaptation",
+    "Example",
+    "adapt_prototypes",
+    "classifier_cams",
+    "presence_logits",
+    "step_losses",
+]
 
 # Keeps a map of zeros from dividing by zero.
 EPSILON = 1e-7
@@ -36,7 +44,8 @@ class Example(NamedTuple):
     """A photo in the self-supervised step.
 
     Attributes:
-        features: (p, D), unit rows: all of its patches or a sample.
+        features: (p, D), unit rows to rounding, of any floating-point dtype: all of its patches or
+            a sample.
         photo_mean: (D,), the mean over all of its patches.
         classes: K indices of the classes present.
         targets: (K, p) in [0, 1], the prototype-aware CAMs at these patches.
@@ -63,32 +72,33 @@ class Adaptation(NamedTuple):
 
 
 def presence_logits(
-    photo_mean: Tensor, prototypes: Tensor, *, num_foreground: int, temperature: float
+    photo_means: Tensor, prototypes: Tensor, *, num_foreground: int, temperature: float
 ) -> Tensor:
-    """How much more a photo looks like each class than like the background.
+    """How much more photos look like each class than like the background.
 
     Args:
-        photo_mean: (D,), the photo's embedding.
+        photo_means: (..., D), the photos' embeddings.
         prototypes: (N, D), the foreground rows, then the background's.
         num_foreground: F.
         temperature: of the logits.
 
     Returns:
-        (F,), each class's logit against the logsumexp of the background's.
+        (..., F), each class's logit against the logsumexp of the background's.
 
     Example:
         >>> mean = torch.tensor([2.0, 0.0])
         >>> presence_logits(mean, torch.eye(2), num_foreground=1, temperature=0.5)
         tensor([2.])
     """
-    logits = F.normalize(prototypes, dim=1) @ F.normalize(photo_mean, dim=0) / temperature
-    return logits[:num_foreground] - logits[num_foreground:].logsumexp(dim=0)
+    logits = F.normalize(photo_means, dim=-1) @ F.normalize(prototypes, dim=1).T / temperature
+    foreground, background = logits[..., :num_foreground], logits[..., num_foreground:]
+    return foreground - background.logsumexp(dim=-1, keepdim=True)
 
 
 def classifier_cams(
     features: Tensor,
-    photo_mean: Tensor,
-    classes: Sequence[int],
+    photo_means: Tensor,
+    classes: Sequence[Sequence[int]],
     prototypes: Tensor,
     *,
     num_foreground: int,
@@ -102,32 +112,101 @@ def classifier_cams(
     it, divided by its maximum.
 
     Args:
-        features: (p, D), of one photo.
-        photo_mean: (D,), its embedding.
-        classes: K indices.
+        features: (B, P, D), of B photos; rows of zeros beyond the patches of a photo.
+        photo_means: (B, D), their embeddings.
+        classes: of each photo the indices of its classes.
         prototypes: (N, D), the foreground rows, then the background's.
         num_foreground: F.
         temperature: of the softmax.
 
     Returns:
-        (K, p) in [0, 1].
+        (B, K, P) in [0, 1], K the most classes of a photo; zeros beyond the classes of a photo.
 
     Example:
-        >>> features = torch.tensor([[1.0, 0.2], [0.2, 1.0]])
+        >>> features = torch.tensor([[[1.0, 0.2], [0.2, 1.0]]])
         >>> cams = classifier_cams(
-        ...     features, features.mean(0), [0], torch.eye(2), num_foreground=1, temperature=1.0
+        ...     features, features.mean(1), [[0]], torch.eye(2), num_foreground=1, temperature=1.0
         ... )
         >>> cams.round()
-        tensor([[1., 0.]])
+        tensor([[[1., 0.]]])
     """
-    embedding = F.normalize(photo_mean, dim=0)
-    background = range(num_foreground, len(prototypes))
-    rows = F.normalize(prototypes, dim=1)[[*classes, *background]]
-    mean = (rows @ embedding / temperature).softmax(dim=0) @ rows
-    direction = rows[: len(classes)] - mean
-    direction = direction - (direction @ embedding)[:, None] * embedding
-    maps = torch.relu(direction @ features.T)
-    return maps / (maps.amax(dim=1, keepdim=True) + EPSILON)
+    device = prototypes.device
+    embeddings = F.normalize(photo_means, dim=1)
+    rows = F.normalize(prototypes, dim=1)
+    absent = ~_present(classes, num_foreground)
+    absent = F.pad(absent, (0, len(rows) - num_foreground), value=False).to(device)
+    logits = (embeddings @ rows.T / temperature).masked_fill(absent, -torch.inf)
+    means = logits.softmax(dim=1) @ rows
+    indices = pad_sequence([torch.tensor([*found]) for found in classes], batch_first=True)
+    directions = rows[indices.to(device)] - means[:, None]
+    along = (directions * embeddings[:, None]).sum(dim=2, keepdim=True)
+    directions = directions - along * embeddings[:, None]
+    maps = torch.relu(directions @ features.mT) * _shown(classes).to(device)[:, :, None]
+    return maps / (maps.amax(dim=2, keepdim=True) + EPSILON)
+
+
+def step_losses(
+    examples: Sequence[Example], prototypes: Tensor, *, num_foreground: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Both losses of some photos at once.
+
+    Args:
+        examples: B photos; all go to the prototypes' device.
+        prototypes: (N, D), the foreground rows, then the background's.
+        num_foreground: F.
+        temperature: that GradCAM takes with them.
+
+    Returns:
+        (B,) each: the binary cross-entropy with the photo's labels, and the mean L1 distance of its
+        CAMs to the prototype-aware ones. Differentiable in the prototypes.
+
+    Example:
+        >>> X = torch.eye(3)
+        >>> photo = Example(X, X.mean(0), (0,), torch.tensor([[1.0, 0.0, 0.0]]))
+        >>> start = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+        >>> losses = step_losses([photo, photo], start, num_foreground=1, temperature=1.0)
+        >>> losses[0], losses[1] < 1e-6
+        (tensor([0.6931, 0.6931]), tensor([True, True]))
+    """
+    device, dtype = prototypes.device, prototypes.dtype
+    classes = [example.classes for example in examples]
+    means = torch.stack([example.photo_mean for example in examples]).to(device, dtype)
+    features = pad_sequence([example.features for example in examples], batch_first=True)
+    features = F.normalize(features.to(device, dtype), dim=2)
+    logits = presence_logits(
+        means, prototypes, num_foreground=num_foreground, temperature=temperature
+    )
+    present = _present(classes, num_foreground).to(device, dtype)
+    classification = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
+    cams = classifier_cams(
+        features,
+        means,
+        classes,
+        prototypes,
+        num_foreground=num_foreground,
+        temperature=temperature,
+    )
+    targets = torch.zeros_like(cams)
+    for row, example in zip(targets, examples, strict=True):
+        row[: len(example.classes), : len(example.features)] = example.targets
+    # Beyond a photo's classes and patches both are zeros.
+    distance = (cams - targets).abs().sum(dim=(1, 2))
+    entries = [len(example.classes) * len(example.features) for example in examples]
+    return classification.mean(dim=1), distance / torch.tensor(entries, device=device)
+
+
+def _present(classes: Sequence[Sequence[int]], num_foreground: int) -> Tensor:
+    """(B, F) bool, multi-hot."""
+    present = torch.zeros(len(classes), num_foreground, dtype=torch.bool)
+    for row, found in zip(present, classes, strict=True):
+        row[[*found]] = True
+    return present
+
+
+def _shown(classes: Sequence[Sequence[int]]) -> Tensor:
+    """(B, K) bool: which of the places for classes are taken."""
+    counts = torch.tensor([len(found) for found in classes])
+    return torch.arange(int(counts.max())) < counts[:, None]
 
 
 def adapt_prototypes(
@@ -145,7 +224,7 @@ def adapt_prototypes(
     """Trains prototypes by Adam on the classification loss and the L1 distance of the two CAMs.
 
     Args:
-        examples: the photos; read in a seeded order, one at a time.
+        examples: the photos; read in a seeded order, as many at a time as a step takes.
         prototypes: (N, D) to start from, text or vision prototypes.
         num_foreground: number of foreground rows.
         temperature: that GradCAM takes with them.
@@ -184,37 +263,19 @@ def adapt_prototypes(
     ) as bar:
         for _ in range(epochs):
             sums = torch.zeros(2, device=W.device)
-            for step in torch.randperm(len(examples), generator=generator).split(PHOTOS_A_STEP):
+            for step in torch.randperm(len(examples), generator=generator).split(PHOTOS_PER_STEP):
                 optimiser.zero_grad()
-                for index in step.tolist():
-                    terms = _losses(examples[index], W, num_foreground, temperature)
-                    ((terms[0] + weight * terms[1]) / len(step)).backward()
-                    sums += torch.stack(terms).detach()
-                    bar.update()
+                terms = step_losses(
+                    [examples[index] for index in step.tolist()],
+                    W,
+                    num_foreground=num_foreground,
+                    temperature=temperature,
+                )
+                (terms[0] + weight * terms[1]).mean().backward()
                 optimiser.step()
+                sums += torch.stack(terms).detach().sum(dim=1)
+                bar.update(len(step))
             means = (sums / len(examples)).tolist()
             classification.append(means[0])
             consistency.append(means[1])
     return Adaptation(F.normalize(W.detach(), dim=1), classification, consistency)
-
-
-def _losses(
-    example: Example, prototypes: Tensor, num_foreground: int, temperature: float
-) -> tuple[Tensor, Tensor]:
-    logits = presence_logits(
-        example.photo_mean, prototypes, num_foreground=num_foreground, temperature=temperature
-    )
-    present = torch.zeros_like(logits)
-    present[list(example.classes)] = 1.0
-    cams = classifier_cams(
-        example.features,
-        example.photo_mean,
-        example.classes,
-        prototypes,
-        num_foreground=num_foreground,
-        temperature=temperature,
-    )
-    return (
-        F.binary_cross_entropy_with_logits(logits, present),
-        (cams - example.targets).abs().mean(),
-    )

@@ -27,6 +27,7 @@ from vpl_plugin.adapters.clip_cpal import (
     soft_positives,
     write_context,
 )
+from vpl_plugin.adapters.clip_cpal.self_supervision import step_losses
 
 
 def units(rows: int, columns: int, seed: int = 0) -> Tensor:
@@ -224,9 +225,76 @@ def test_the_classifier_cam_is_gradcam_at_the_projected_features() -> None:
         cam = torch.relu(features @ gradient.mean(0))
         expected.append(cam / cam.max())
     found = classifier_cams(
-        features, features.mean(0), classes, prototypes, num_foreground=4, temperature=tau
+        features[None],
+        features.mean(0)[None],
+        [classes],
+        prototypes,
+        num_foreground=4,
+        temperature=tau,
     )
-    torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[0], torch.stack(expected), rtol=0, atol=1e-5)
+
+
+def uneven(seed: int, count: int) -> list[Example]:
+    """Photos of one to three classes and three to nine patches."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for number in range(count):
+        patches, classes = (
+            int(torch.randint(*ends, (), generator=generator)) for ends in ((3, 10), (1, 4))
+        )
+        features = units(patches, 6, 100 * seed + number).double()
+        present = torch.randperm(4, generator=generator)[:classes].tolist()
+        targets = torch.rand(classes, patches, generator=generator, dtype=torch.float64)
+        made.append(Example(features, features.mean(0), tuple(present), targets))
+    return made
+
+
+@given(st.integers(0, 1000), st.integers(1, 7))
+@settings(max_examples=25, deadline=None)
+def test_losses_of_a_step_are_those_of_its_photos_one_by_one(seed: int, count: int) -> None:
+    """Values and gradients, against the formulas for one photo written out."""
+    photos = uneven(seed, count)
+    W = units(7, 6, seed).double().requires_grad_()
+    F4 = {"num_foreground": 4, "temperature": 0.2}
+    found = step_losses(photos, W, **F4)
+    expected = []
+    for photo in photos:
+        rows = F.normalize(W, dim=1)
+        e = F.normalize(photo.photo_mean, dim=0)
+        logits = rows @ e / 0.2
+        against = logits[:4] - logits[4:].logsumexp(0)
+        present = torch.zeros(4).double()
+        present[list(photo.classes)] = 1
+        shown = [*photo.classes, 4, 5, 6]
+        mean = logits[shown].softmax(0) @ rows[shown]
+        distance = torch.zeros(()).double()
+        for index, target in zip(photo.classes, photo.targets, strict=True):
+            direction = rows[index] - mean
+            cam = (photo.features @ (direction - (direction @ e) * e)).relu()
+            distance = distance + (cam / (cam.max() + 1e-7) - target).abs().sum()
+        expected.append(
+            torch.stack(
+                [
+                    F.binary_cross_entropy_with_logits(against, present),
+                    distance / photo.targets.numel(),
+                ]
+            )
+        )
+    torch.testing.assert_close(torch.stack(found, dim=1), torch.stack(expected))
+    together, one_by_one = torch.stack(found).sum(1), torch.stack(expected).sum(0)
+    gradients = [torch.autograd.grad(ce + 3 * l1, W)[0] for ce, l1 in (together, one_by_one)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_features_of_half_precision_are_unit_rows_again() -> None:
+    photos = uneven(0, 3)
+    rounded = [photo._replace(features=photo.features.half()) for photo in photos]
+    W = units(7, 6)
+    exact, found = (
+        step_losses(given, W, num_foreground=4, temperature=0.2) for given in (photos, rounded)
+    )
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-3)
 
 
 def examples(count: int = 6) -> list[Example]:

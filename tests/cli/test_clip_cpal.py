@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +21,7 @@ from PIL import Image
 from vpl_plugin.adapters.clip_cpal import read_context
 from vpl_plugin.adapters.clip_cpal.stages import adapt as adapt_stage
 from vpl_plugin.adapters.clip_cpal.stages import bank as bank_stage
+from vpl_plugin.adapters.clip_cpal.stages.bank import StoredInstances
 from vpl_plugin.adapters.clip_cpal.stages.settings import CPALSettings
 from vpl_plugin.adapters.clip_es.stage_files import read_cams
 from vpl_plugin.adapters.clip_es.stages import cams as cams_stage
@@ -248,6 +251,32 @@ main({arguments!r})
     assert list(adapted.glob(".prototypes.*.part.safetensors"))
     assert call("adapt", voc, tmp_path) == 0
     assert files(adapted) == files(whole / "vision/adapted")
+
+
+@pytest.mark.parametrize(("held_bytes", "reads"), [(2**30, 1), (0, 2 + 5)], ids=["all", "none"])
+def test_the_bank_is_read_once_where_it_fits_in_memory(
+    held_bytes: int,
+    reads: int,
+    voc: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two passes for the context and five epochs read the same files; the results are the same."""
+    output = Path(shutil.copytree(whole, tmp_path / "out"))
+    shutil.rmtree(output / "vision/adapted")
+    genuine, counts = adapt_stage.read_instances, Counter()
+
+    def counted(path: Path) -> StoredInstances:
+        counts[path.stem] += 1
+        return genuine(path)
+
+    monkeypatch.setattr(adapt_stage, "read_instances", counted)
+    limited = partial(adapt_stage.HeldInstances, held_bytes=held_bytes)
+    monkeypatch.setattr(adapt_stage, "HeldInstances", limited)
+    assert call("adapt", voc, output) == 0
+    assert counts == dict.fromkeys(NAMES, reads)
+    assert files(output / "vision/adapted") == files(whole / "vision/adapted")
 
 
 def test_a_mended_photo_is_taken_up_and_what_was_trained_stays(

@@ -10,13 +10,17 @@ from typing import overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vpl_plugin.adapters.clip_cpal.alignment import align_features
 from vpl_plugin.adapters.clip_cpal.context import Context, write_context
 from vpl_plugin.adapters.clip_cpal.self_supervision import Example, adapt_prototypes
-from vpl_plugin.adapters.clip_cpal.stages.bank import bank_file, read_instances, start_prototypes
+from vpl_plugin.adapters.clip_cpal.stages.bank import (
+    StoredInstances,
+    bank_file,
+    read_instances,
+    start_prototypes,
+)
 from vpl_plugin.adapters.clip_cpal.stages.settings import CPALSettings
 from vpl_plugin.adapters.clip_cpal.support_bank import SupportBank
 from vpl_plugin.adapters.clip_es.stages.inputs import is_made, note_photos, stage_inputs
@@ -25,29 +29,73 @@ from vpl_plugin.adapters.prototype_files import save_prototypes
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.run_folder import claim_folder, settings_of
 
-__all__ = ["Examples", "run_adapt"]
+__all__ = ["Examples", "HeldInstances", "run_adapt"]
 
 logger = logging.getLogger(__name__)
 
+# All of VOC's train_aug at 128 pixels a photo fits in here.
+HELD_BYTES = 2 * 1024**3
 
-class Examples(Sequence[Example]):
-    """The photos of the self-supervised step, read from disk one at a time.
+
+class HeldInstances(Sequence[StoredInstances]):
+    """What the bank was offered of the photos, read once where it fits in memory.
 
     Args:
         files: of the stage ``bank``.
-        context: what their prototype-aware CAMs are made from; examples go to its device.
+        held_bytes: the most memory that is kept; what is beyond it is read anew each time.
+    """
+
+    def __init__(self, files: Sequence[Path], *, held_bytes: int = HELD_BYTES) -> None:
+        self._files, self._room = files, held_bytes
+        self._held: dict[int, StoredInstances] = {}
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, index: int) -> StoredInstances: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[StoredInstances]: ...
+
+    def __getitem__(self, index: int | slice) -> StoredInstances | Sequence[StoredInstances]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if index in self._held:
+            return self._held[index]
+        stored = read_instances(self._files[index])
+        size = sum(array.nbytes for array in stored)
+        if size <= self._room:
+            self._room -= size
+            self._held[index] = stored
+        return stored
+
+    def holds(self, index: int) -> bool:
+        """Whether a photo is in memory to stay."""
+        return index in self._held
+
+
+class Examples(Sequence[Example]):
+    """The photos of the self-supervised step.
+
+    The targets of a photo that is held are held as well: nothing of them changes.
+
+    Args:
+        instances: of the photos.
+        context: what their prototype-aware CAMs are made from, on its device.
         alignment: of the features.
         top_k: soft positives of an instance.
     """
 
     def __init__(
-        self, files: Sequence[Path], context: Context, *, alignment: float, top_k: int
+        self, instances: HeldInstances, context: Context, *, alignment: float, top_k: int
     ) -> None:
-        self._files, self._context = files, context
+        self._instances, self._context = instances, context
         self._alignment, self._top_k = alignment, top_k
+        self._targets: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._instances)
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -58,16 +106,28 @@ class Examples(Sequence[Example]):
     def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        stored = read_instances(self._files[index])
+        stored = self._instances[index]
+        targets = self._targets.get(index)
+        if targets is None:
+            targets = self._maps(stored)
+            if self._instances.holds(index):
+                self._targets[index] = targets
+        features, mean = map(torch.from_numpy, (stored.features, stored.photo_mean))
+        return Example(features, mean, tuple(stored.classes.tolist()), targets)
+
+    def _maps(self, stored: StoredInstances) -> Tensor:
         instances, mean, features = (
             torch.from_numpy(array).float().to(self._context.mean.device)
             for array in (stored.instances, stored.photo_mean, stored.features)
         )
-        classes = tuple(stored.classes.tolist())
-        targets = self._context.maps(
-            features, mean, classes, instances, alignment=self._alignment, top_k=self._top_k
+        return self._context.maps(
+            features,
+            mean,
+            tuple(stored.classes.tolist()),
+            instances,
+            alignment=self._alignment,
+            top_k=self._top_k,
         )
-        return Example(F.normalize(features, dim=1), mean, classes, targets)
 
 
 def run_adapt(
@@ -75,7 +135,8 @@ def run_adapt(
 ) -> None:
     """Clusters the bank and trains the prototypes, unless both are there.
 
-    Memory holds the bank and one photo; the first process does all of it.
+    Memory holds the bank and, as far as they fit in :data:`HELD_BYTES`, the photos; the first
+    process does all of it.
 
     Args:
         model: the frozen CLIP model; its device computes.
@@ -110,11 +171,13 @@ def run_adapt(
     files = list(inputs.values())
     used = start_prototypes(model, photos, settings)
     num_foreground = len(photos.names.labels)
-    context = _context(files, settings, num_foreground)
+    names = [file.relative_to(settings.bank).as_posix() for file in files]
+    instances = HeldInstances(files)
+    context = _context(names, instances, settings, num_foreground)
     write_context(settings.context_file, context)
     temperature = used.temperature or 1 / model.logit_scale
     examples = Examples(
-        files,
+        instances,
         context.to(used.rows.device),
         alignment=settings.alignment,
         top_k=settings.top_k,
@@ -154,20 +217,20 @@ def run_adapt(
     )
 
 
-def _context(files: Sequence[Path], settings: CPALSettings, num_classes: int) -> Context:
-    """Two passes over the files: the bank's mean first, as alignment takes it."""
+def _context(
+    names: Sequence[str], photos: HeldInstances, settings: CPALSettings, num_classes: int
+) -> Context:
+    """Two passes over the photos: the bank's mean first, as alignment takes it."""
     total: np.ndarray = np.zeros(1)
-    for file in files:
-        total = total + read_instances(file).photo_mean.astype(np.float64)
-    mean = torch.from_numpy(total / len(files)).float()
+    for stored in photos:
+        total = total + stored.photo_mean.astype(np.float64)
+    mean = torch.from_numpy(total / len(photos)).float()
     bank = SupportBank(num_classes, settings.capacity, settings.seed)
-    for file in files:
-        stored = read_instances(file)
+    for name, stored in zip(names, photos, strict=True):
         instances, photo_mean = map(torch.from_numpy, (stored.instances, stored.photo_mean))
         directions: Tensor = align_features(instances, photo_mean, mean, settings.alignment)
         # An instance that is its whole photo has no direction about the photo's mean.
         real = directions.norm(dim=1) > 0.5
         if real.any():
-            name = file.relative_to(settings.bank).as_posix()
             bank.add(name, stored.classes[real.numpy()].tolist(), directions[real])
     return Context.of_bank(bank, mean, num_classes, settings.clusters)
