@@ -105,6 +105,21 @@ def test_reshape_transform_follows_the_photo(tiny_clip):
         assert torch.equal(classifier.reshape_transform(tokens), expected)
 
 
+def test_asks_for_no_attention_that_nobody_reads(tiny_clip, monkeypatch):
+    model = tiny_clip()
+    pixels, prototypes = make_inputs(model, side=4)
+    genuine, maps = model.tokens_before_last_block, []
+
+    def counted(*arguments, **options):
+        tokens = genuine(*arguments, **options)
+        maps.append(tokens.attention.shape[1])
+        return tokens
+
+    monkeypatch.setattr(model, "tokens_before_last_block", counted)
+    PrototypeClassifier(model, prototypes)(pixels)
+    assert maps == [0]
+
+
 def test_leaves_no_gradient_behind(tiny_clip):
     model = tiny_clip()
     pixels, prototypes = make_inputs(model, side=4)

@@ -100,7 +100,8 @@ class PrototypeClassifier(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Probabilities (B, N) of CLIP-normalised pixels (B, 3, H, W)."""
-        tokens = self.model.tokens_before_last_block(pixels)
+        # No affinity follows here, so nobody asks for the earlier blocks' attention.
+        tokens = self.model.tokens_before_last_block(pixels, attention_blocks=0)
         self._grid = tokens.grid
         with torch.no_grad():
             activations = self.model.last_block_norm(tokens.tokens)
