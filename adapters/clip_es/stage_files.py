@@ -77,7 +77,8 @@ def read_seeds(path: Path) -> StoredSeeds:
 def write_cams(path: Path, stored: StoredCAMs) -> None:
     """Writes the CAMs of a photo, whole or not at all."""
     with whole_file(path) as part:
-        np.savez_compressed(
+        # Compressing takes the encoding loop longer than writing, and saves but a few KB.
+        np.savez(
             part,
             classes=np.array(stored.classes),
             raw=stored.raw.float().cpu().numpy(),

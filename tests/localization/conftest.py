@@ -64,13 +64,13 @@ class TinyClip(nn.Module):
     def device(self) -> torch.device:
         return self.proj.device
 
-    def tokens_before_last_block(self, pixels: Tensor) -> TinyTokens:
+    def tokens_before_last_block(self, pixels: Tensor, *, attention_blocks: int = 7) -> TinyTokens:
         side = self.patch_size
         patches = F.unfold(pixels, side, stride=side).transpose(1, 2) @ self.patchify
         tokens = torch.cat([self.class_token.expand(len(pixels), 1, -1), patches], dim=1)
         similarity = patches @ patches.mT / self.width
         grid = (pixels.shape[-2] // side, pixels.shape[-1] // side)
-        return TinyTokens(tokens, similarity.softmax(dim=-1)[:, None], grid)
+        return TinyTokens(tokens, similarity.softmax(dim=-1)[:, None][:, :attention_blocks], grid)
 
     def last_block_norm(self, tokens: Tensor) -> Tensor:
         return F.layer_norm(tokens, tokens.shape[-1:])
