@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from vpl_plugin.clip.out_of_memory import is_out_of_memory
 from vpl_plugin.clip.preprocess import PixelArray
 from vpl_plugin.core.checks import check_count, check_positive
 from vpl_plugin.segmentation.checkpoints import Segmenter
+from vpl_plugin.segmentation.resizing import bilinear_matrix
 
 __all__ = ["Views", "check_settings", "most_likely", "photo_views", "probabilities", "segment"]
 
@@ -178,7 +178,11 @@ def _bands(views: Views, classes: Sequence[int] | None) -> Iterator[Tensor]:
     absent = _absent(len(first), classes)
     height, width = views.size
     resized = [
-        (maps, _bilinear(maps.shape[1], height, maps), _bilinear(maps.shape[2], width, maps))
+        (
+            maps,
+            bilinear_matrix(maps.shape[1], height, maps),
+            bilinear_matrix(maps.shape[2], width, maps),
+        )
         for maps in views.maps
     ]
     rows = max(1, _BAND // (len(first) * width))
@@ -190,12 +194,6 @@ def _bands(views: Views, classes: Sequence[int] | None) -> Iterator[Tensor]:
                 logits[absent] = -torch.inf
             band += logits.softmax(dim=0)
         yield band / len(resized)
-
-
-def _bilinear(old: int, new: int, like: Tensor) -> Tensor:
-    """The matrix (new, old) that resizes one axis as F.interpolate does."""
-    unit = torch.eye(old, dtype=like.dtype, device=like.device)
-    return F.interpolate(unit[None], size=new, mode="linear", align_corners=False)[0].T
 
 
 def _maps(

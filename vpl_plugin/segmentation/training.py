@@ -35,6 +35,7 @@ from vpl_plugin.segmentation.decoder import Decoder, DecoderOutput
 from vpl_plugin.segmentation.examples import Example, MaskFacts, check_examples
 from vpl_plugin.segmentation.feature_cache import FeatureCache, encoder_fingerprint
 from vpl_plugin.segmentation.metrics import MetricsLog
+from vpl_plugin.segmentation.resizing import resize_maps
 from vpl_plugin.segmentation.sampler import PartSampler
 from vpl_plugin.segmentation.samples import CachedSamples, PhotoSamples, Sample
 from vpl_plugin.segmentation.schedule import poly_learning_rate
@@ -211,9 +212,7 @@ def decoder_loss(
     stride = settings.mask_stride
     # The middle of each cell, where the resized maps have their pixel.
     masks = masks[:, stride // 2 :: stride, stride // 2 :: stride]
-    logits = F.interpolate(
-        output.logits, size=masks.shape[1:], mode="bilinear", align_corners=False
-    )
+    logits = resize_maps(output.logits, (masks.shape[1], masks.shape[2]))
     return vpl_loss(
         logits,
         masks,
