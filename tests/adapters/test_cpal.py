@@ -243,7 +243,8 @@ def uneven(seed: int, count: int) -> list[Example]:
         patches, classes = (
             int(torch.randint(*ends, (), generator=generator)) for ends in ((3, 10), (1, 4))
         )
-        features = units(patches, 6, 100 * seed + number).double()
+        # Unit rows to double precision, as the losses make them.
+        features = F.normalize(units(patches, 6, 100 * seed + number).double(), dim=1)
         present = torch.randperm(4, generator=generator)[:classes].tolist()
         targets = torch.rand(classes, patches, generator=generator, dtype=torch.float64)
         made.append(Example(features, features.mean(0), tuple(present), targets))
