@@ -11,11 +11,9 @@ from torch import Tensor
 
 from vpl_plugin.cli.ablation_tables import percent, points
 from vpl_plugin.localization.bootstrap import mean_iou, paired_difference
-from vpl_plugin.localization.photo_counts import PhotoCounts, read_photo_counts
+from vpl_plugin.localization.photo_counts import PHOTO_COUNTS, PhotoCounts, read_photo_counts
 
 __all__ = ["add_arguments", "run"]
-
-COUNTS = "photo_counts.npz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,10 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _counts(word: str) -> tuple[PhotoCounts, Tensor]:
     """The counts of a run, and those of the kind asked for."""
     folder, colon, kind = word.rpartition(":")
-    file = Path(folder) / COUNTS
+    file = Path(folder) / PHOTO_COUNTS
     if not colon or not file.is_file():
         raise ValueError(
-            f"runs must name FOLDER:KIND of evaluated folders, which hold {COUNTS}; got {word!r}"
+            f"runs must name FOLDER:KIND of evaluated folders, which hold {PHOTO_COUNTS};"
+            f" got {word!r}"
         )
     counts = read_photo_counts(file)
     if kind not in counts.kinds:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from vpl_plugin.adapters.datasets import PhotoSet, SetPhoto
@@ -21,6 +22,7 @@ from vpl_plugin.cli.predictions import Target, Wanted, write_predictions
 from vpl_plugin.clip import open_photo
 from vpl_plugin.clip.out_of_memory import is_out_of_memory
 from vpl_plugin.localization import read_mask
+from vpl_plugin.localization.photo_counts import PHOTO_COUNTS, write_photo_counts
 from vpl_plugin.run_folder import claim_folder
 from vpl_plugin.segmentation.checkpoints import Segmenter
 from vpl_plugin.segmentation.compactness import compactness
@@ -132,18 +134,24 @@ def _scores(
 ) -> dict[str, Any]:
     file = folder / SCORES
     scores = json.loads(file.read_text()) if file.exists() else {}
+    if all(scores.get(kind, {}).get("photos") == len(photos) for kind in kinds):
+        return scores
+    by_kind = {}
     for kind in kinds:
-        if scores.get(kind, {}).get("photos") == len(photos):
-            continue
         pairs = ((mask_of(folder, kind, item), item.mask) for item in photos if item.mask)
+        counts: dict[Path, Tensor] = {}
         scored = score_masks(
             tqdm(pairs, desc=f"score {folder.name} {kind}", unit="photo", total=len(photos)),
             classes,
             failures,
+            counts=counts,
         )
         if scored is None:
             raise ValueError(f"not one photo has a ground truth that fits, see {folder}")
-        scores[kind] = scored
+        scores[kind], by_kind[kind] = scored, torch.stack(list(counts.values()))
+    # Whether a ground truth fits does not depend on the kind.
+    names = [item.name for item in photos if item.mask in counts]
+    write_photo_counts(folder / PHOTO_COUNTS, names, by_kind)
     with whole_file(file) as part:
         part.write_text(json.dumps(scores, indent=1) + "\n")
     return scores

@@ -13,7 +13,10 @@ from torch import Tensor
 
 from vpl_plugin.atomic_files import whole_file
 
-__all__ = ["PhotoCounts", "read_photo_counts", "write_photo_counts"]
+__all__ = ["PHOTO_COUNTS", "PhotoCounts", "read_photo_counts", "write_photo_counts"]
+
+PHOTO_COUNTS = "photo_counts.npz"
+"""The file's name in the folder of a run."""
 
 
 class PhotoCounts(NamedTuple):

@@ -37,7 +37,7 @@ from vpl_plugin.localization.bootstrap import iou_counts
 from vpl_plugin.localization.evaluation import confusion_matrix, segmentation_scores
 from vpl_plugin.localization.ground_truth import check_shows_classes, read_truth
 from vpl_plugin.localization.mask_files import IGNORE_INDEX, read_mask
-from vpl_plugin.localization.photo_counts import write_photo_counts
+from vpl_plugin.localization.photo_counts import PHOTO_COUNTS, write_photo_counts
 from vpl_plugin.run_folder import settings_of
 
 __all__ = ["run_evaluate"]
@@ -45,7 +45,6 @@ __all__ = ["run_evaluate"]
 logger = logging.getLogger(__name__)
 
 PHOTOS_AT_ONCE = 16
-PHOTO_COUNTS = "photo_counts.npz"
 
 
 def run_evaluate(
