@@ -102,7 +102,8 @@ def seed_confusion(
     """
     score, best = resize_cams(cams, size).cpu().max(dim=0)
     labels = (torch.tensor(classes) + 1)[best]
-    truth = torch.as_tensor(mask)
+    # A copy, as a mask that comes straight from a file is read-only.
+    truth = torch.tensor(mask) if isinstance(mask, np.ndarray) else mask
     count = num_foreground + 1
     counted = counted_pixels(labels, truth, count, IGNORE_INDEX)
     falling = [background_threshold(power) for power in powers]

@@ -298,5 +298,6 @@ def points(difference: Difference) -> str:
     >>> points(Difference(0.0412, 0.031, 0.0525))
     '+4.1 [3.1, 5.2]'
     """
-    mean, low, high = (100 * value for value in difference)
+    # Adding 0 makes -0.0 a plain 0.0.
+    mean, low, high = (round(100 * value, 1) + 0.0 for value in difference)
     return f"{mean:+.1f} [{low:.1f}, {high:.1f}]"

@@ -96,8 +96,12 @@ def confusion_matrix(
         tensor([[1, 1],
                 [0, 0]])
     """
-    prediction = torch.as_tensor(prediction)
-    mask = torch.as_tensor(mask, device=prediction.device)
+    # Copies, as label maps that come straight from files are read-only.
+    if isinstance(prediction, np.ndarray):
+        prediction = torch.tensor(prediction)
+    if isinstance(mask, np.ndarray):
+        mask = torch.tensor(mask)
+    mask = mask.to(prediction.device)
     counted = counted_pixels(prediction, mask, num_classes, ignore_index)
     cells = mask[counted].long() * num_classes + prediction[counted].long()
     return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
