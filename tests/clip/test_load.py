@@ -145,9 +145,9 @@ def test_files_that_hold_something_else(tmp_path, make_open_clip):
         load_clip(path)
     weights = make_open_clip().state_dict()
     del weights["ln_final.bias"]
-    weights["logit_bias"] = torch.zeros(())
+    weights["head"] = torch.zeros(())
     torch.save(weights, path)
-    with pytest.raises(ValueError, match=r"2 places: no ln_final\.bias; unknown logit_bias"):
+    with pytest.raises(ValueError, match=r"2 places: no ln_final\.bias; unknown head"):
         load_clip(path)
 
 

@@ -8,7 +8,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-__all__ = ["check_blocks", "check_pixels", "check_texts"]
+__all__ = ["UnsupportedModelError", "check_blocks", "check_pixels", "check_texts"]
+
+
+class UnsupportedModelError(TypeError, ValueError):
+    """The model is none whose vision tower is a plain vision transformer.
+
+    A TypeError for who passes an object, a ValueError for who passes a name.
+    """
 
 
 def check_pixels(pixels: Tensor, patch_size: int, device: torch.device) -> None:

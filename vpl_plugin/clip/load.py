@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import difflib
-import logging
 import os
+import re
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vpl_plugin.clip.checkpoint import build_openai_vit, load_weights, read_checkpoint
+from vpl_plugin.clip.checkpoint import build_openai_vit, from_hf_model, read_checkpoint
+from vpl_plugin.clip.hugging_face import fetch_folder, folder_tokenizer, is_hf_model
 from vpl_plugin.clip.mini import load_mini
 from vpl_plugin.clip.model import ClipModel
+from vpl_plugin.clip.open_clip_models import (
+    OPEN_CLIP_CONFIG,
+    SCHEMAS,
+    is_architecture,
+    load_named,
+    load_schema,
+)
+from vpl_plugin.clip.tokenizer import CLIP_VOCABULARY
+from vpl_plugin.clip.weight_files import looks_like_weights
 
 __all__ = ["load_clip"]
 
-logger = logging.getLogger(__name__)
-
 _MINI = "mini"
-_WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-# open_clip finds the configuration and the weights of these itself.
-_SCHEMAS = ("hf-hub:", "local-dir:")
+# The name of a model on the Hugging Face hub.
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 Tokenizer = Callable[[list[str]], Tensor]
 
@@ -34,7 +41,7 @@ def load_clip(
     pretrained: str | os.PathLike[str] | None = None,
     device: torch.device | str | None = None,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> ClipModel:
     """Load a CLIP model with a vision transformer, frozen and in eval mode.
@@ -43,31 +50,44 @@ def load_clip(
         name_or_path: one of
 
             - ``"mini"``, the model embedded in this package;
-            - the name of an open_clip ViT ("ViT-B-16"; also "hf-hub:..." and "local-dir:...");
-            - the path of one of OpenAI's ``.pt`` files, or of a state dict with its parameter
-              names. QuickGELU is taken for granted there, which such a file does not note: for a
-              checkpoint trained by open_clip pass the architecture's name and the file as
-              ``pretrained``;
+            - the name of an open_clip ViT ("ViT-B-16"; also "hf-hub:..." and "local-dir:..."),
+              with "-quickgelu" behind it where a file's weights were trained so;
+            - a file: one of OpenAI's ``.pt`` files, or a state dict with its parameter names or
+              with Hugging Face's (``model.safetensors``, ``pytorch_model.bin``);
+            - a folder that ``save_pretrained`` wrote, or its name on the Hugging Face hub
+              ("openai/clip-vit-base-patch16");
             - a model object of open_clip. It shares its weights with the result and is left as
               it is: neither frozen, nor moved, nor converted;
-            - a :class:`ClipModel`, which is returned, moved if ``device`` is given.
+            - a ``CLIPModel`` of Hugging Face's transformers, whose weights are copied;
+            - a :class:`ClipModel`, which is returned, moved if ``device`` is given. With another
+              ``dtype`` or a ``tokenizer`` the result is another one, which shares its weights
+              where the dtype is the same, and the one passed stays as it is.
         pretrained: for an open_clip name, its weights: a tag that open_clip lists ("openai",
-            "laion2b_s34b_b88k") or a file. QuickGELU is switched on where the tag was trained
-            with it. None leaves the weights random, which is logged as a warning.
+            "laion2b_s34b_b88k"), or a file or folder as above. None leaves the weights random,
+            which is logged as a warning.
         device: CUDA where there is one, else the CPU; a model object stays where it is.
-        dtype: what the vision tower computes in; layer norms and texts stay in float32.
+        dtype: what the vision tower computes in, float32 by default; layer norms and texts stay
+            in float32.
         tokenizer: maps a list of T texts to token ids (T, context), for models with a
-            vocabulary other than CLIP's. open_clip names bring their own.
+            vocabulary other than CLIP's. open_clip names and Hugging Face's folders bring their
+            own (the latter takes the extra ``hf``).
+
+    The activation is QuickGELU where the file says so, as OpenAI's archives and Hugging Face's
+    config.json do, or the tag; a bare state dict says nothing, and has what the architecture's name
+    says, or OpenAI's QuickGELU when it is loaded without one. It is logged which and why.
 
     Returns:
         The model.
 
     Raises:
         FileNotFoundError: there is no such file.
-        TypeError: the vision tower is no plain vision transformer, or ``name_or_path`` is
-            something else than listed.
+        ConnectionError: weights are to be downloaded, and cannot be.
+        UnsupportedModelError: the vision tower is no plain vision transformer. It is a TypeError
+            and a ValueError.
+        TypeError: ``name_or_path`` is something else than listed.
         ValueError: an unknown name or tag, a file that cannot be read or does not fit,
             ``pretrained`` beside anything but an open_clip name, or a device that is not there.
+        ImportError: the tokenizer takes transformers, which is not installed.
 
     Example:
         >>> model = load_clip("mini", device="cpu")
@@ -78,30 +98,72 @@ def load_clip(
         _check_device(device)
     if isinstance(name_or_path, ClipModel):
         _refuse_pretrained(pretrained, "a ClipModel")
-        return name_or_path if device is None else name_or_path.to(device)
+        model = _changed(name_or_path, dtype, tokenizer)
+        return model if device is None else model.to(device)
     if isinstance(name_or_path, nn.Module):
         _refuse_pretrained(pretrained, "a model object")
-        _check_model_object(name_or_path)
-        name, module = type(name_or_path).__name__, _shared_weights(name_or_path)
+        name, module = _of_object(_unwrapped(name_or_path))
     elif not isinstance(name_or_path, (str, os.PathLike)):
         raise TypeError(
-            "name_or_path must be 'mini', the name of an open_clip model, a path, a model object "
-            f"or a ClipModel, got {name_or_path!r}"
+            "name_or_path must be 'mini', the name of a model, a path, a model object or a"
+            f" ClipModel, got {_shown(name_or_path)}"
         )
     elif name_or_path == _MINI:
         _refuse_pretrained(pretrained, "'mini'")
         name, module = _MINI, load_mini()
-    elif _is_file(name_or_path):
-        _refuse_pretrained(pretrained, "a file")
-        path = Path(name_or_path)
-        name, module = path.stem, build_openai_vit(read_checkpoint(path))
     else:
-        name, module, own_tokenizer = _open_clip_model(str(name_or_path), pretrained)
+        name, module, own_tokenizer = _named_or_stored(name_or_path, pretrained, tokenizer)
         tokenizer = tokenizer or own_tokenizer
-    model = ClipModel(module, name=name, tokenizer=tokenizer, dtype=dtype)
+    model = ClipModel(module, name=name, tokenizer=tokenizer, dtype=dtype or torch.float32)
     if device is None and isinstance(name_or_path, nn.Module):
         return model
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _changed(model: ClipModel, dtype: torch.dtype | None, tokenizer: Tokenizer | None) -> ClipModel:
+    """The model itself where nothing else is asked for, else another that shares its weights."""
+    if tokenizer is None and dtype in (None, model.dtype):
+        return model
+    return ClipModel(
+        _shared_weights(model.module),
+        name=model.name,
+        tokenizer=tokenizer or model.tokenizer,
+        dtype=dtype or model.dtype,
+    )
+
+
+def _named_or_stored(
+    name_or_path: str | os.PathLike[str],
+    pretrained: str | os.PathLike[str] | None,
+    tokenizer: Tokenizer | None,
+) -> tuple[str, nn.Module, Tokenizer | None]:
+    """What a path or a name stands for, with its tokenizer where it is not CLIP's."""
+    path, name = Path(name_or_path), str(name_or_path)
+    if name.startswith(SCHEMAS):
+        _refuse_pretrained(pretrained, name)
+        return load_schema(name)
+    if (path / OPEN_CLIP_CONFIG).is_file():
+        _refuse_pretrained(pretrained, "a folder")
+        return load_schema(f"local-dir:{path}")
+    named = is_architecture(name)
+    if looks_like_weights(name_or_path) or (name and path.is_dir() and not named):
+        _refuse_pretrained(pretrained, "a folder" if path.is_dir() else "a file")
+        title = path.resolve().name if path.is_dir() else path.stem
+        return title, *_stored(path, str(path), tokenizer)
+    if named or not _HUB_NAME.fullmatch(name):
+        return load_named(name, pretrained)
+    _refuse_pretrained(pretrained, name)
+    return name, *_stored(fetch_folder(name), name, tokenizer)
+
+
+def _stored(
+    path: Path, source: str, tokenizer: Tokenizer | None
+) -> tuple[nn.Module, Tokenizer | None]:
+    """The model of a file or folder; the tokenizer of its folder where CLIP's does not fit."""
+    module: Any = build_openai_vit(read_checkpoint(path))
+    if tokenizer is None and module.vocab_size != CLIP_VOCABULARY and path.is_dir():
+        tokenizer = folder_tokenizer(source, module.context_length)
+    return module, tokenizer
 
 
 def _check_device(device: torch.device | str) -> None:
@@ -120,15 +182,33 @@ def _refuse_pretrained(pretrained: object, what: str) -> None:
         )
 
 
-def _check_model_object(module: nn.Module) -> None:
+def _shown(value: object) -> str:
+    """What a message says of an object that is none of those expected."""
+    if isinstance(value, tuple) and any(isinstance(part, nn.Module) for part in value):
+        return (
+            "a tuple with a model in it, such as open_clip.create_model_and_transforms returns:"
+            " pass the model alone, its first item"
+        )
+    if isinstance(value, (str, bytes, int, float)):
+        return reprlib.repr(value)
+    return f"an object of type {type(value).__qualname__}"
+
+
+def _of_object(module: nn.Module) -> tuple[str, nn.Module]:
+    """A name for a model object, and a model of open_clip that is not the object itself."""
+    name = type(module).__name__
+    if is_hf_model(module):
+        device = next(module.parameters()).device
+        return name, build_openai_vit(from_hf_model(module)).to(device)
     missing = [
         part for part in ("visual", "encode_text", "logit_scale") if not hasattr(module, part)
     ]
     if missing:
         raise TypeError(
-            f"the model object must be a CLIP model of open_clip; {type(module).__qualname__} has "
-            f"no {', '.join(missing)}"
+            f"the model object must be a CLIP model of open_clip or of Hugging Face; {name} has no"
+            f" {', '.join(missing)}"
         )
+    return name, _shared_weights(module)
 
 
 def _shared_weights(module: nn.Module) -> nn.Module:
@@ -141,69 +221,10 @@ def _shared_weights(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, shared)
 
 
-def _is_file(name_or_path: str | os.PathLike[str]) -> bool:
-    """Whether a path is meant: what exists, looks like a file with weights, or is no string."""
-    path = Path(name_or_path)
-    return not isinstance(name_or_path, str) or path.is_file() or path.suffix in _WEIGHT_SUFFIXES
-
-
-def _open_clip_model(
-    name: str, pretrained: str | os.PathLike[str] | None
-) -> tuple[str, nn.Module, Tokenizer]:
-    import open_clip
-
-    if name.startswith(_SCHEMAS):
-        _refuse_pretrained(pretrained, name)
-        return name, open_clip.create_model(name), open_clip.get_tokenizer(name)
-    # OpenAI writes ViT-B/16 where open_clip writes ViT-B-16.
-    name = name.replace("/", "-")
-    names = open_clip.list_models()
-    if name not in names:
-        raise ValueError(
-            f"open_clip has no model {name!r}, and there is no such file. "
-            f"{_close_matches(name, names)}The embedded model is 'mini'"
-        )
-    _check_architecture(name, open_clip.get_model_config(name)["vision_cfg"])
-    tokenizer = open_clip.get_tokenizer(name)
-    if pretrained is None:
-        logger.warning("%s gets random weights: pretrained names none", name)
-        return name, open_clip.create_model(name), tokenizer
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained in tags:
-        quick_gelu = bool(open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu"))
-        module = open_clip.create_model(
-            name, pretrained=pretrained, force_quick_gelu=quick_gelu, weights_only=True
-        )
-        return name, module, tokenizer
-    if not _is_file(pretrained):
-        raise ValueError(
-            f"pretrained {pretrained!r} is no file and no tag of {name}, whose tags are "
-            f"{', '.join(tags) or 'none'}"
-        )
-    checkpoint = read_checkpoint(Path(pretrained))
-    # Only OpenAI distributes TorchScript archives, and its models have QuickGELU.
-    module = open_clip.create_model(name, force_quick_gelu=checkpoint.is_torchscript)
-    load_weights(module, checkpoint)
-    return name, module, tokenizer
-
-
-def _check_architecture(name: str, vision_config: dict[str, Any]) -> None:
-    """Refuse what the vision tower would refuse, before any weights are downloaded."""
-    kind = None
-    if vision_config.get("timm_model_name"):
-        kind = f"the timm model {vision_config['timm_model_name']}"
-    elif isinstance(vision_config.get("layers"), list):
-        kind = "a ResNet"
-    elif vision_config.get("attentional_pool"):
-        kind = "a vision transformer with attentional pooling"
-    if kind is not None:
-        raise TypeError(
-            f"the vision tower of {name} is {kind}; only plain vision transformers are supported, "
-            "such as ViT-B-16 or ViT-L-14"
-        )
-
-
-def _close_matches(name: str, names: list[str]) -> str:
-    by_lower_case = {known.lower(): known for known in names}
-    close = difflib.get_close_matches(name.lower(), by_lower_case, n=5, cutoff=0.5)
-    return f"Close: {', '.join(by_lower_case[match] for match in close)}. " if close else ""
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The model inside what torch.compile or data-parallel training put around it."""
+    for wrapper in ("_orig_mod", "module"):
+        inner = getattr(module, wrapper, None)
+        if isinstance(inner, nn.Module):
+            return _unwrapped(inner)
+    return module

@@ -68,6 +68,7 @@ class ClipModel:
     Attributes:
         module: the model itself.
         name: as given.
+        tokenizer: as given, or CLIP's.
         patch_size: side of a patch in pixels.
         embed_dim: D.
         token_width: C, the width of the tokens between blocks.
@@ -75,7 +76,7 @@ class ClipModel:
         logit_scale: the factor on cosines that the model was trained with, 100 for most.
 
     Raises:
-        TypeError: the vision tower is no plain vision transformer.
+        UnsupportedModelError: the vision tower is no plain vision transformer.
         ValueError: ``tokenizer`` is missing and the model does not use CLIP's vocabulary.
 
     Example:
@@ -94,7 +95,7 @@ class ClipModel:
     ) -> None:
         parts: Any = module
         self._tower = VisionTower(parts.visual)
-        self._tokenizer = ClipTokenizer.of(module) if tokenizer is None else tokenizer
+        self.tokenizer = ClipTokenizer.of(module) if tokenizer is None else tokenizer
         self.module = module.requires_grad_(False).eval()
         self.name = name
         self.patch_size = self._tower.patch_size
@@ -166,7 +167,7 @@ class ClipModel:
         encoder: Any = self.module
         rows = []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            tokens = self._tokenizer(list(texts[start : start + _TEXTS_AT_ONCE]))
+            tokens = self.tokenizer(list(texts[start : start + _TEXTS_AT_ONCE]))
             rows.append(F.normalize(encoder.encode_text(tokens.to(self.device)).float(), dim=-1))
         return torch.cat(rows)
 

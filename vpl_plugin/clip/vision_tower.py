@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vpl_plugin.clip.attention import self_attention, self_attention_with_map
+from vpl_plugin.clip.checks import UnsupportedModelError
 from vpl_plugin.clip.pooled_block import PooledBlock
 
 __all__ = ["VisionTower", "resize_positions"]
@@ -87,7 +88,7 @@ class VisionTower:
         native_grid: (h, w) of the positional embedding.
 
     Raises:
-        TypeError: ``visual`` is a tower of another kind.
+        UnsupportedModelError: ``visual`` is a tower of another kind.
     """
 
     def __init__(self, visual: Any) -> None:
@@ -168,20 +169,22 @@ class VisionTower:
 def _check_tower(visual: Any) -> None:
     found = f"The model's vision tower is {type(visual).__module__}.{type(visual).__qualname__}"
     if hasattr(visual, "trunk"):
-        raise TypeError(f"{found}, a wrapper around timm. {_SUPPORTED}")
+        raise UnsupportedModelError(f"{found}, a wrapper around timm. {_SUPPORTED}")
     if hasattr(visual, "layer4"):
-        raise TypeError(f"{found}, a ResNet. {_SUPPORTED}")
+        raise UnsupportedModelError(f"{found}, a ResNet. {_SUPPORTED}")
     parts = ("conv1", "class_embedding", "positional_embedding", "ln_pre", "ln_post", "transformer")
     missing = [part for part in parts if getattr(visual, part, None) is None]
     if missing:
-        raise TypeError(f"{found}, which has no {', '.join(missing)}. {_SUPPORTED}")
+        raise UnsupportedModelError(f"{found}, which has no {', '.join(missing)}. {_SUPPORTED}")
     if getattr(visual, "attn_pool", None) is not None:
-        raise TypeError(f"{found} with attentional pooling. {_SUPPORTED}")
+        raise UnsupportedModelError(f"{found} with attentional pooling. {_SUPPORTED}")
     if getattr(visual, "proj", None) is None:
-        raise TypeError(f"{found} without the projection 'proj'. {_SUPPORTED}")
+        raise UnsupportedModelError(f"{found} without the projection 'proj'. {_SUPPORTED}")
     blocks = getattr(visual.transformer, "resblocks", ())
     if len(blocks) == 0:
-        raise TypeError(f"{found} without blocks in 'transformer.resblocks'. {_SUPPORTED}")
+        raise UnsupportedModelError(
+            f"{found} without blocks in 'transformer.resblocks'. {_SUPPORTED}"
+        )
     for index, block in enumerate(blocks):
         attention = getattr(block, "attn", None)
         plain = (
@@ -191,14 +194,14 @@ def _check_tower(visual: Any) -> None:
             and not attention.add_zero_attn
         )
         if not plain:
-            raise TypeError(
+            raise UnsupportedModelError(
                 f"{found}, whose block {index} is a {type(block).__qualname__} with attention of "
                 f"type {type(attention).__qualname__}. {_SUPPORTED}"
             )
 
         missing = [part for part in ("c_fc", "gelu", "c_proj") if not hasattr(block.mlp, part)]
         if missing:
-            raise TypeError(
+            raise UnsupportedModelError(
                 f"{found}, whose block {index} has an MLP without {', '.join(missing)}. "
                 f"{_SUPPORTED}"
             )
@@ -210,7 +213,9 @@ def _patch_size(visual: Any) -> int:
         size = visual.conv1.kernel_size
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if sides[0] != sides[1]:
-        raise TypeError(f"The model's patches are {sides[0]} x {sides[1]} pixels. {_SUPPORTED}")
+        raise UnsupportedModelError(
+            f"The model's patches are {sides[0]} x {sides[1]} pixels. {_SUPPORTED}"
+        )
     return int(sides[0])
 
 
@@ -220,7 +225,7 @@ def _native_grid(visual: Any) -> tuple[int, int]:
     if grid is None:
         grid = (math.isqrt(count), math.isqrt(count))
     if grid[0] * grid[1] != count:
-        raise TypeError(
+        raise UnsupportedModelError(
             f"The model has {count + 1} positional embeddings, which is not one for a class token "
             f"and one for each patch of a {grid[0]} x {grid[1]} grid. {_SUPPORTED}"
         )

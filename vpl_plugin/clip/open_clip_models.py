@@ -1,0 +1,231 @@
+"""Models that open_clip knows by name: refused, reached and built with one clear message each."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from vpl_plugin.clip.checkpoint import (
+    Checkpoint,
+    load_weights,
+    native_side,
+    read_checkpoint,
+    uses_quick_gelu,
+)
+from vpl_plugin.clip.checks import UnsupportedModelError
+from vpl_plugin.clip.one_line import one_line
+from vpl_plugin.clip.weight_files import looks_like_weights
+
+__all__ = [
+    "OPEN_CLIP_CONFIG",
+    "SCHEMAS",
+    "NamedModel",
+    "is_architecture",
+    "load_named",
+    "load_schema",
+]
+
+logger = logging.getLogger(__name__)
+
+# open_clip finds the configuration and the weights of these itself.
+SCHEMAS = ("hf-hub:", "local-dir:")
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+# How open_clip's names say it.
+_QUICK_GELU = "-quickgelu"
+# The name of a model on the Hugging Face hub.
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class NamedModel(NamedTuple):
+    """A model and what goes with its name."""
+
+    name: str
+    module: nn.Module
+    tokenizer: Callable[[list[str]], Tensor]
+
+
+def is_architecture(name: str) -> bool:
+    """Whether open_clip knows the name; OpenAI writes ViT-B/16 where open_clip writes ViT-B-16."""
+    import open_clip
+
+    return name.replace("/", "-").removesuffix(_QUICK_GELU) in open_clip.list_models()
+
+
+def load_schema(name: str) -> NamedModel:
+    """A model that open_clip reads from a folder ("local-dir:...") or the hub ("hf-hub:...").
+
+    Raises:
+        ConnectionError: the hub cannot be reached, or has no such model.
+        FileNotFoundError: there is no such folder, or no open_clip_config.json in it.
+        ValueError: open_clip cannot load it.
+    """
+    import open_clip
+
+    remedy = "Without a network pass local-dir: and the folder of a copy"
+    if name.startswith("local-dir:"):
+        remedy = ""
+        config = Path(name.removeprefix("local-dir:")) / OPEN_CLIP_CONFIG
+        if not config.is_file():
+            raise FileNotFoundError(f"{name} has no file {config}")
+    with _open_clip_errors(name, remedy):
+        # Without weights it would go on with random ones.
+        module = open_clip.create_model(name, require_pretrained=True, weights_only=True)
+        return NamedModel(name, module, open_clip.get_tokenizer(name))
+
+
+def load_named(name: str, pretrained: str | os.PathLike[str] | None) -> NamedModel:
+    """An architecture of open_clip with weights of a tag or a file, or with random ones.
+
+    Raises:
+        ConnectionError: the weights of a tag cannot be downloaded.
+        FileNotFoundError: there is no such file.
+        UnsupportedModelError: the vision tower is no plain vision transformer.
+        ValueError: an unknown name or tag, or a file that cannot be read or does not fit.
+    """
+    import open_clip
+
+    known = open_clip.list_models()
+    name = name.replace("/", "-")
+    architecture = name if name in known else name.removesuffix(_QUICK_GELU)
+    if architecture not in known:
+        raise ValueError(unknown_model(name, known))
+    config = open_clip.get_model_config(architecture)
+    _check_architecture(name, config["vision_cfg"])
+    named_so = bool(config.get("quick_gelu")) or name.endswith(_QUICK_GELU)
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if pretrained is None:
+        logger.warning("%s gets random weights: pretrained names none", name)
+        module = _create(name, architecture, force_quick_gelu=named_so)
+    elif pretrained in tags:
+        of_tag = open_clip.get_pretrained_cfg(architecture, str(pretrained))
+        quick_gelu = bool(of_tag.get("quick_gelu"))
+        logger.info(
+            "%s, %s: %s, as it was trained", name, pretrained, "QuickGELU" if quick_gelu else "GELU"
+        )
+        source = of_tag.get("hf_hub", "").strip("/")
+        at = f" from https://huggingface.co/{source}" if _HUB_NAME.fullmatch(source) else ""
+        # A bare file does not say that it was trained with QuickGELU.
+        named = f"{architecture.removesuffix(_QUICK_GELU)}{_QUICK_GELU if quick_gelu else ''}"
+        remedy = (
+            f"Without a network fetch the file elsewhere{at} and pass it as pretrained of {named},"
+            " or take the embedded model 'mini'"
+        )
+        with _open_clip_errors(f"{name} with the weights {pretrained!r}", remedy):
+            module = open_clip.create_model(
+                architecture,
+                pretrained=pretrained,
+                force_quick_gelu=quick_gelu,
+                weights_only=True,
+            )
+    elif looks_like_weights(pretrained) or Path(pretrained).is_dir():
+        checkpoint = read_checkpoint(Path(pretrained))
+        module = _create(
+            name,
+            architecture,
+            force_quick_gelu=uses_quick_gelu(checkpoint, name, named_so),
+            **_image_size(config["vision_cfg"], checkpoint),
+        )
+        load_weights(module, checkpoint)
+    else:
+        raise ValueError(
+            f"pretrained {pretrained!r} is no file and no tag of {name}, whose tags are "
+            f"{', '.join(tags) or 'none'}"
+        )
+    return NamedModel(name, module, open_clip.get_tokenizer(architecture))
+
+
+def unknown_model(name: str, known: list[str]) -> str:
+    """What to say of a name that open_clip does not know."""
+    by_lower_case = {other.lower(): other for other in known}
+    found = difflib.get_close_matches(name.lower(), by_lower_case, n=5, cutoff=0.5)
+    close = f"Close: {', '.join(by_lower_case[match] for match in found)}. " if found else ""
+    return (
+        f"open_clip has no model {name!r}, and there is no such file. "
+        f"{close}The embedded model is 'mini'"
+    )
+
+
+def _create(name: str, architecture: str, **options: Any) -> nn.Module:
+    import open_clip
+
+    with _open_clip_errors(name, ""):
+        return open_clip.create_model(architecture, **options)
+
+
+def _image_size(vision_config: dict[str, Any], checkpoint: Checkpoint) -> dict[str, int]:
+    """The size of photo that weights were fine-tuned at, where it is not the architecture's."""
+    found = native_side(checkpoint, vision_config.get("patch_size", 16))
+    own = vision_config.get("image_size", 224)
+    return {} if found in (None, own) or not isinstance(own, int) else {"force_image_size": found}
+
+
+def _check_architecture(name: str, vision_config: dict[str, Any]) -> None:
+    """Refuse what the vision tower would refuse, before any weights are downloaded."""
+    kind = None
+    if vision_config.get("timm_model_name"):
+        kind = f"the timm model {vision_config['timm_model_name']}"
+    elif isinstance(vision_config.get("layers"), list):
+        kind = "a ResNet"
+    elif vision_config.get("attentional_pool"):
+        kind = "a vision transformer with attentional pooling"
+    if kind is not None:
+        raise UnsupportedModelError(
+            f"the vision tower of {name} is {kind}; only plain vision transformers are supported, "
+            "such as ViT-B-16 or ViT-L-14"
+        )
+
+
+@contextmanager
+def _open_clip_errors(what: str, remedy: str) -> Iterator[None]:
+    """Whatever goes wrong in open_clip, its readers and the hub: one error with one line."""
+    try:
+        with _open_clip_quiet():
+            yield
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:
+        chain = list(_causes(error))
+        # A download that failed: open_clip puts a RuntimeError of its own over it.
+        if remedy and any(isinstance(cause, OSError) for cause in chain):
+            raise ConnectionError(
+                f"{what} cannot be downloaded ({one_line(chain[-1])}). {remedy}"
+            ) from error
+        raise ValueError(f"open_clip cannot load {what}: {one_line(error)}") from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@contextmanager
+def _open_clip_quiet() -> Iterator[None]:
+    """Keeps off the log what open_clip tells the root logger.
+
+    It announces random weights before ours are loaded, repeats each error, and sets up the root
+    logger on the way. What counts comes as an exception.
+    """
+    import open_clip
+
+    folder = str(Path(open_clip.__file__).parent)
+
+    def is_ours(record: logging.LogRecord) -> bool:
+        return not record.pathname.startswith(folder)
+
+    root, nothing = logging.getLogger(), logging.NullHandler()
+    root.addFilter(is_ours)
+    root.addHandler(nothing)
+    try:
+        yield
+    finally:
+        root.removeHandler(nothing)
+        root.removeFilter(is_ours)
