@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import pickle
 import subprocess
@@ -323,3 +324,298 @@ def test_importing_the_package_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "module.module.", "model.", "_orig_mod.module.", "clip_model."],
+)
+@pytest.mark.parametrize("container", [None, "state_dict", "model", "model_state_dict"])
+def test_what_training_scripts_put_around_weights_is_taken_off(
+    openai_model, openai_features, pixels, tmp_path, prefix, container
+):
+    weights = {f"{prefix}{name}": value for name, value in openai_model.state_dict().items()}
+    path = tmp_path / "tiny.pt"
+    torch.save({container: weights, "epoch": 3} if container else weights, path)
+    features = load_clip(path, device="cpu").dense_features(pixels)
+    torch.testing.assert_close(features, openai_features)
+
+
+def test_an_unknown_prefix_is_shown(openai_model, created, tmp_path):
+    path = tmp_path / "tiny.pt"
+    named = {f"backbone.{name}": value for name, value in openai_model.state_dict().items()}
+    torch.save(named, path)
+    for source in ({"name_or_path": path}, {"name_or_path": "ViT-B-16", "pretrained": path}):
+        with pytest.raises(ValueError, match="own names begin with: backbone") as found:
+            load_clip(**source)
+        assert "\n" not in str(found.value)
+        assert len(str(found.value)) < 700
+
+
+def test_the_same_name_under_two_prefixes_is_refused(openai_model, tmp_path):
+    weights = openai_model.state_dict()
+    torch.save({**weights, "module.visual.proj": weights["visual.proj"]}, tmp_path / "tiny.pt")
+    with pytest.raises(ValueError, match=r"holds visual\.proj more than once"):
+        load_clip(tmp_path / "tiny.pt")
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_logit_bias_is_left_out(openai_model, openai_features, created, pixels, tmp_path, by_name):
+    path = tmp_path / "tiny.pt"
+    torch.save({**openai_model.state_dict(), "logit_bias": torch.tensor(-10.0)}, path)
+    name = {"name_or_path": "ViT-B-16-quickgelu", "pretrained": path}
+    model = load_clip(**(name if by_name else {"name_or_path": path}), device="cpu")
+    torch.testing.assert_close(model.dense_features(pixels), openai_features)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c\nsize 605247071\n"
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (LFS, "git-lfs pointer, not the weights: run 'git lfs pull'"),
+        (b"\n<!DOCTYPE html>\n<html lang='en'>", "is a web page, not weights"),
+        (b"\xef\xbb\xbf<HTML><head>", "is a web page, not weights"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied', "is an XML document, not weights"),
+        (b'{"error": "Entry not found"}', "is JSON text, not weights"),
+        (b"Entry not found", "cannot read weights from|holds other Python objects"),
+    ],
+)
+def test_what_is_downloaded_instead_of_weights_is_named(tmp_path, content, message, suffix):
+    path = tmp_path / f"ViT-B-16{suffix}"
+    path.write_bytes(content)
+    for source in ({"name_or_path": path}, {"name_or_path": "ViT-B-32", "pretrained": path}):
+        with pytest.raises(ValueError, match=message) as found:
+            load_clip(**source)
+        assert str(path) in str(found.value)
+        assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("kind", ["state dict", "torchscript", "safetensors"])
+@pytest.mark.parametrize("share", [0.3, 0.99])
+def test_a_truncated_file_is_said_to_be_truncated(openai_model, tmp_path, kind, share):
+    path = save_openai_file(kind, openai_model, tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=r"tiny-.*is truncated.*: copy or download it again"):
+        load_clip(path)
+
+
+def test_the_content_and_not_the_name_says_what_a_file_is(
+    openai_model, openai_features, pixels, tmp_path
+):
+    for kind, name in (("safetensors", "weights.bin"), ("state dict", "weights.safetensors")):
+        path = save_openai_file(kind, openai_model, tmp_path).rename(tmp_path / name)
+        features = load_clip(path, device="cpu").dense_features(pixels)
+        torch.testing.assert_close(features, openai_features)
+
+
+def test_whole_numbers_are_no_weights(openai_model, tmp_path):
+    weights = openai_model.state_dict()
+    weights["visual.proj"] = (100 * weights["visual.proj"]).to(torch.int8)
+    torch.save(weights, tmp_path / "tiny.pt")
+    with pytest.raises(ValueError, match=r"visual\.proj of torch\.int8"):
+        load_clip(tmp_path / "tiny.pt")
+
+
+def test_a_shape_larger_than_its_data_is_refused(openai_model, tmp_path):
+    weights = openai_model.state_dict()
+    weights["text_projection"] = torch.zeros(1).expand(64, 2**40)
+    torch.save(weights, tmp_path / "tiny.pt")
+    with pytest.raises(ValueError, match="text_projection is larger than its data"):
+        load_clip(tmp_path / "tiny.pt")
+
+
+def test_the_tuple_of_create_model_and_transforms(make_open_clip):
+    with pytest.raises(TypeError, match="pass the model alone, its first item") as found:
+        load_clip((make_open_clip(), None, None))
+    assert "\n" not in str(found.value)
+    with pytest.raises(TypeError, match="got an object of type OrderedDict"):
+        load_clip(make_open_clip().state_dict())
+
+
+def test_what_is_put_around_a_model_object_is_taken_off(openai_model, openai_features, pixels):
+    for wrapped in (torch.nn.DataParallel(openai_model), torch.compile(openai_model)):
+        model = load_clip(wrapped, device="cpu")
+        assert model.name == "CLIP"
+        torch.testing.assert_close(model.dense_features(pixels), openai_features)
+
+
+@pytest.fixture
+def fine_tuned(openai_model, tmp_path):
+    """A state dict of the same model fine-tuned on photos of 96 pixels instead of 64."""
+    from vpl_plugin.clip.vision_tower import resize_positions
+
+    weights = dict(openai_model.state_dict())
+    name = "visual.positional_embedding"
+    weights[name] = resize_positions(weights[name], (4, 4), (6, 6)).clone()
+    torch.save(weights, tmp_path / "tuned.pt")
+    return tmp_path / "tuned.pt"
+
+
+def test_a_fine_tune_at_another_size_loads_by_name_as_by_path(monkeypatch, fine_tuned, pixels):
+    import open_clip
+
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {"layers": 3, "width": 128, "patch_size": 16, "image_size": 64},
+        "text_cfg": {"width": 64, "heads": 1, "layers": 1},
+    }
+    for module in (open_clip, open_clip.factory):
+        monkeypatch.setattr(module, "list_models", lambda: ["ViT-tiny"])
+        monkeypatch.setattr(module, "get_model_config", lambda _: copy.deepcopy(config))
+    by_path = load_clip(fine_tuned, device="cpu")
+    by_name = load_clip("ViT-tiny-quickgelu", pretrained=fine_tuned, device="cpu")
+    assert by_name.name == "ViT-tiny-quickgelu"
+    expected = by_path.dense_features(pixels)
+    torch.testing.assert_close(by_name.dense_features(pixels), expected, atol=1e-6, rtol=0)
+    texts = by_path.encode_text(["a cat"])
+    torch.testing.assert_close(by_name.encode_text(["a cat"]), texts)
+    # Its name says GELU, and so it is.
+    plain = load_clip("ViT-tiny", pretrained=fine_tuned, device="cpu")
+    assert not torch.allclose(plain.dense_features(pixels), expected, atol=1e-4)
+
+
+def test_a_real_architecture_takes_a_320_pixel_fine_tune():
+    import open_clip
+
+    from vpl_plugin.clip.checkpoint import Checkpoint
+    from vpl_plugin.clip.open_clip_models import _image_size
+
+    vision = open_clip.get_model_config("ViT-B-16")["vision_cfg"]
+    for side, expected in ((320, {"force_image_size": 320}), (224, {})):
+        positions = torch.zeros(1 + (side // 16) ** 2, 768)
+        checkpoint = Checkpoint({"visual.positional_embedding": positions}, "tuned.pt")
+        assert _image_size(vision, checkpoint) == expected
+
+
+def activation(model):
+    return type(model.module.visual.transformer.resblocks[0].mlp.gelu).__name__
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "expected", "said"),
+    [
+        ("state dict", None, "QuickGELU", "does not say its activation: QuickGELU"),
+        ("torchscript", None, "QuickGELU", "QuickGELU, as the file is one of OpenAI's"),
+        ("torchscript", "ViT-B-16", "QuickGELU", "QuickGELU, as the file is one of OpenAI's"),
+        ("state dict", "ViT-B-16", "GELU", "does not say its activation: GELU, as open_clip's"),
+        ("state dict", "ViT-B-16-quickgelu", "QuickGELU", "as ViT-B-16-quickgelu has it"),
+        # open_clip has no architecture of this name; its "-quickgelu" is a word of ours too.
+        ("state dict", "ViT-S-16-quickgelu", "QuickGELU", "as ViT-S-16-quickgelu has it"),
+        ("safetensors", "ViT-B/16", "GELU", "pass the name ViT-B-16-quickgelu"),
+    ],
+)
+def test_the_activation_of_a_file_follows_one_rule_that_is_logged(
+    created, openai_model, tmp_path, caplog, kind, name, expected, said
+):
+    path = save_openai_file(kind, openai_model, tmp_path)
+    with caplog.at_level(logging.INFO):
+        model = load_clip(name or path, pretrained=path if name else None, device="cpu")
+    assert activation(model) == expected
+    assert said in caplog.text
+    assert str(path) in caplog.text
+
+
+def test_the_activation_of_a_tag_is_logged(created, caplog):
+    with caplog.at_level(logging.INFO):
+        load_clip("ViT-B-16", pretrained="openai", device="cpu")
+    assert "ViT-B-16, openai: QuickGELU, as it was trained" in caplog.text
+
+
+def test_open_clip_does_not_announce_random_weights_where_a_file_is_loaded(tmp_path):
+    code = (
+        "import logging, sys, torch, open_clip, vpl_plugin.clip as clip;"
+        "logging.basicConfig(level=logging.INFO) if sys.argv[2] == 'info' else None;"
+        "config = open_clip.get_model_config('ViT-S-32');"
+        "torch.save(open_clip.CLIP(**config).state_dict(), sys.argv[1]);"
+        "clip.load_clip('ViT-S-32', sys.argv[1], device='cpu');"
+        "print(len(logging.getLogger().handlers))"
+    )
+    for level, handlers in (("none", "0"), ("info", "1")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "small.pt"), level],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "initialized randomly" not in done.stderr
+        (line,) = done.stderr.strip().splitlines()
+        assert "GELU, as open_clip's ViT-S-32 has it" in line
+        # Nor does it set up the caller's logging.
+        assert done.stdout.strip() == handlers
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+def test_weights_that_cannot_be_downloaded_name_the_remedy(offline):
+    with pytest.raises(ConnectionError) as found:
+        load_clip("ViT-B-32", pretrained="openai", device="cpu")
+    message = str(found.value)
+    assert message.startswith("ViT-B-32 with the weights 'openai' cannot be downloaded (")
+    assert "https://huggingface.co/timm/vit_base_patch32_clip_224.openai" in message
+    # The file itself does not say that it was trained with QuickGELU.
+    assert "pass it as pretrained of ViT-B-32-quickgelu" in message
+    assert "\n" not in message
+    with pytest.raises(ConnectionError, match=r"^hf-hub:laion/none cannot be downloaded") as found:
+        load_clip("hf-hub:laion/none", device="cpu")
+    assert "\n" not in str(found.value)
+
+
+def test_a_folder_of_open_clip(make_open_clip, pixels, tmp_path):
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {"layers": 3, "width": 128, "patch_size": 16, "image_size": 64},
+        "text_cfg": {"width": 64, "heads": 1, "layers": 1},
+    }
+    with pytest.raises(FileNotFoundError, match=r"open_clip_config\.json"):
+        load_clip(f"local-dir:{tmp_path}", device="cpu")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    # Random weights, silently, is what open_clip makes of it.
+    with pytest.raises(ValueError, match="could not be loaded"):
+        load_clip(f"local-dir:{tmp_path}", device="cpu")
+    source = make_open_clip()
+    torch.save(source.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    expected = load_clip(source).dense_features(pixels)
+    for name in (f"local-dir:{tmp_path}", str(tmp_path), tmp_path):
+        features = load_clip(name, device="cpu").dense_features(pixels)
+        torch.testing.assert_close(features, expected)
+
+
+def test_a_clip_model_in_another_dtype(make_open_clip, pixels):
+    model = load_clip(make_open_clip())
+    expected = model.dense_features(pixels)
+    half = load_clip(model, dtype=torch.bfloat16)
+    assert (half.dtype, half.name, half.device) == (torch.bfloat16, "CLIP", model.device)
+    torch.testing.assert_close(half.dense_features(pixels).float(), expected, atol=0.05, rtol=0)
+    # The one passed is as it was.
+    assert model.dtype == torch.float32
+    assert torch.equal(model.dense_features(pixels), expected)
+    assert load_clip(half) is half
+    assert load_clip(half, dtype=torch.bfloat16) is half
+    assert load_clip(half, dtype=torch.float32).dtype == torch.float32
+
+
+def test_a_clip_model_with_another_tokenizer(make_open_clip, pixels):
+    module = make_open_clip()
+    model = load_clip(module)
+
+    def tokenizer(texts):
+        return torch.ones(len(texts), 77, dtype=torch.long)
+
+    other = load_clip(model, tokenizer=tokenizer)
+    assert torch.equal(other.encode_text(["a"]), other.encode_text(["b"]))
+    assert not torch.equal(model.encode_text(["a"]), model.encode_text(["b"]))
+    assert other.module.visual.proj.data_ptr() == module.visual.proj.data_ptr()
+    # It stays with the model when only the dtype is changed after it.
+    again = load_clip(other, dtype=torch.float16)
+    assert torch.equal(again.encode_text(["a"]), again.encode_text(["b"]))

@@ -96,7 +96,7 @@ def load_named(name: str, pretrained: str | os.PathLike[str] | None) -> NamedMod
     name = name.replace("/", "-")
     architecture = name if name in known else name.removesuffix(_QUICK_GELU)
     if architecture not in known:
-        raise ValueError(unknown_model(name, known))
+        raise ValueError(_unknown_model(name, known))
     config = open_clip.get_model_config(architecture)
     _check_architecture(name, config["vision_cfg"])
     named_so = bool(config.get("quick_gelu")) or name.endswith(_QUICK_GELU)
@@ -139,10 +139,11 @@ def load_named(name: str, pretrained: str | os.PathLike[str] | None) -> NamedMod
             f"pretrained {pretrained!r} is no file and no tag of {name}, whose tags are "
             f"{', '.join(tags) or 'none'}"
         )
-    return NamedModel(name, module, open_clip.get_tokenizer(architecture))
+    with _open_clip_errors(f"the tokenizer of {name}", ""):
+        return NamedModel(name, module, open_clip.get_tokenizer(architecture))
 
 
-def unknown_model(name: str, known: list[str]) -> str:
+def _unknown_model(name: str, known: list[str]) -> str:
     """What to say of a name that open_clip does not know."""
     by_lower_case = {other.lower(): other for other in known}
     found = difflib.get_close_matches(name.lower(), by_lower_case, n=5, cutoff=0.5)

@@ -21,6 +21,7 @@ _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 _HEAD = 512
 _ZIP = b"PK\x03\x04"
+_PICKLE = b"\x80"
 # What a file with weights may be instead; compared in lower case.
 _IMPOSTORS = (
     (
@@ -85,7 +86,9 @@ def read_weight_file(path: Path) -> WeightFile:
                 # torch deprecates the format, in which OpenAI's files nevertheless come.
                 warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
                 return WeightFile(torch.jit.load(path, map_location="cpu").state_dict(), True)
-        return WeightFile(torch.load(path, map_location="cpu", weights_only=True), False)
+        # Opened here: by its name torch would decide what it is.
+        with path.open("rb") as file:
+            return WeightFile(torch.load(file, map_location="cpu", weights_only=True), False)
     except MemoryError:
         raise
     except pickle.UnpicklingError as error:
@@ -106,7 +109,7 @@ def _refuse_impostor(path: Path, head: bytes) -> None:
     for start, what in _IMPOSTORS:
         if text.startswith(start):
             raise ValueError(f"{path} {what}")
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" and not head.startswith((_ZIP, _PICKLE)):
         raise ValueError(
             f"cannot read weights from {path}: it does not begin as a safetensors file does, so it"
             " is damaged or another file"
