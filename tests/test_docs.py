@@ -128,3 +128,15 @@ def test_every_option_of_the_command_is_documented(command: str) -> None:
     options = re.findall(r"(--[\w-]+)", parser.format_help())
     assert options
     assert [option for option in dict.fromkeys(options) if option not in text] == []
+
+
+def test_doctests_put_their_models_where_their_tensors_are() -> None:
+    # Without a device a model goes to CUDA where there is one, and the tensors beside it do not.
+    lines = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for folder in ("vpl_plugin", "adapters")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.match(r"\s*(>>>|\.\.\.) .*load_clip\(", line) and "device=" not in line
+    ]
+    assert lines == []

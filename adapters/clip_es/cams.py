@@ -65,7 +65,7 @@ def photo_cams(
         >>> import torch
         >>> from vpl_plugin.adapters.clip_es import encode_photo
         >>> from vpl_plugin.clip import load_clip
-        >>> model = load_clip("mini")
+        >>> model = load_clip("mini", device="cpu")
         >>> photo = encode_photo(model, np.zeros((32, 48, 3), dtype=np.uint8), [0, 1])
         >>> cams = photo_cams(model, photo, torch.eye(3, 256), num_foreground=2)
         >>> cams.raw.shape, cams.refined.shape

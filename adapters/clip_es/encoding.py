@@ -63,7 +63,7 @@ def encode_photo(
     Example:
         >>> from vpl_plugin.clip import load_clip
         >>> photo = np.zeros((30, 45, 3), dtype=np.uint8)
-        >>> encoded = encode_photo(load_clip("mini"), photo, [0])
+        >>> encoded = encode_photo(load_clip("mini", device="cpu"), photo, [0])
         >>> encoded.tokens.grid, encoded.size, encoded.features.shape
         ((2, 3), (30, 45), torch.Size([6, 256]))
     """

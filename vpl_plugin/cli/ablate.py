@@ -30,15 +30,13 @@ from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.cli import learning_curve
 from vpl_plugin.cli.ablation_tables import DEFAULT, TABLES, TEXT, Setting, markdown
 from vpl_plugin.clip import (
-    CLIP_ES,
-    ENSEMBLE,
-    SINGLE,
     VOC,
     ClipModel,
     load_clip,
     open_photo,
     text_prototypes,
 )
+from vpl_plugin.clip.templates import TEMPLATES
 from vpl_plugin.core.gap import modify_gap
 from vpl_plugin.core.prototypes import PrototypeFit, learn_vision_prototypes
 from vpl_plugin.core.targets import text_distribution
@@ -50,7 +48,6 @@ __all__ = ["add_arguments", "run"]
 
 logger = logging.getLogger(__name__)
 
-TEMPLATES = {"clip_es": CLIP_ES, "single": SINGLE, "ensemble": ENSEMBLE}
 NUM_FOREGROUND = len(VOC.labels)
 CURVE = "photos"
 

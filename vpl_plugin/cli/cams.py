@@ -29,13 +29,14 @@ from vpl_plugin.adapters.prototype_files import save_prototypes
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.cli.class_option import class_names
 from vpl_plugin.cli.panels import PanelRow, save_panel
+from vpl_plugin.cli.text_options import TEXT_OPTIONS, add_text_arguments, changed_texts, own_texts
 from vpl_plugin.clip import (
     BrokenPhotoError,
     ClassNames,
     ClipModel,
+    class_prototypes,
     load_clip,
     open_photo,
-    text_prototypes,
 )
 from vpl_plugin.clip.out_of_memory import is_out_of_memory
 from vpl_plugin.core.checks import (
@@ -91,12 +92,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--crf", action="store_true", help="sharpen the masks with a dense CRF")
     parser.add_argument("--no-panels", action="store_true", help="write no pictures")
+    add_text_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes CAMs, masks and panels, resumes. Returns the exit code: 1 where a photo failed."""
     _check(arguments)
-    names = class_names(arguments.classes)
+    of_set = class_names(arguments.classes)
+    names = own_texts(of_set, arguments)
     listed = folder_photos(arguments.photos, names, arguments.labels)
     photos, failures = listed.photos, listed.failures
     if listed.skipped:
@@ -107,9 +110,9 @@ def run(arguments: argparse.Namespace) -> int:
         # A missing CRF is told now, not after the CAMs.
         dense_crf(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 2), 0.5, np.float32))
     output: Path = arguments.output
-    claim_folder(output, _settings(arguments))
+    claim_folder(output, {**_settings(arguments), "texts": changed_texts(names, of_set)})
     model = load_clip(arguments.model, arguments.pretrained, device=arguments.device)
-    Z = text_prototypes(model, [*names.prompts, *names.background])
+    Z = class_prototypes(model, names)
 
     try:
         prototypes, temperature = _prototypes(arguments, model, listed, Z)
@@ -206,7 +209,7 @@ def _prototypes(
             "model": model.name,
             "pretrained": arguments.pretrained,
             "classes": names.labels,
-            "background": names.background,
+            **names.texts(),
             "photos": sum(item.photo not in failures for item in photos),
             "tau_I": arguments.tau_I,
             "anchor": arguments.anchor,
@@ -222,11 +225,11 @@ def _prototypes(
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All that the outputs depend on."""
+    """All that the outputs depend on but the texts."""
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in sorted(vars(arguments).items())
-        if name not in ("command", "run", "output", "device")
+        if name not in ("command", "run", "output", "device", *TEXT_OPTIONS)
     }
 
 

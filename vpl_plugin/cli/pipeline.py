@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import logging
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vpl_plugin.cli.data_options import named_photos
+from vpl_plugin.cli.text_options import add_text_arguments, changed_texts, own_texts
 
 if TYPE_CHECKING:
     from vpl_plugin.adapters.clip_es.stages import Settings
@@ -92,6 +94,7 @@ def _parser(pipeline: Pipeline) -> argparse.ArgumentParser:
     for name, what in {**every, "panels": about}.items():
         command = commands.add_parser(name, help=what, description=what)
         _add_arguments(command, pipeline.output)
+        add_text_arguments(command)
         pipeline.add_arguments(command)
         if name == "panels":
             command.add_argument("--count", type=int, default=12, help="photos (default: 12)")
@@ -191,12 +194,15 @@ def _run(pipeline: Pipeline, arguments: argparse.Namespace, failures: dict[Path,
         instances=arguments.instances,
     )
     failures.update(photos.failures)
+    names = own_texts(photos.names, arguments)
+    texts = changed_texts(names, photos.names)
+    photos = photos._replace(names=names)
     if arguments.stage == "panels":
         from vpl_plugin.cli.clip_es_panels import run_panels
 
         if arguments.count < 1:
             raise ValueError(f"--count must be 1 or more; got {arguments.count}")
-        settings = pipeline.settings(arguments, (0, 1))
+        settings = _with_texts(pipeline.settings(arguments, (0, 1)), texts)
         folder = run_panels(photos, settings, failures, count=arguments.count)
         logger.info("Look at %s", folder.resolve())
         return
@@ -206,7 +212,7 @@ def _run(pipeline: Pipeline, arguments: argparse.Namespace, failures: dict[Path,
         truths = (item.mask for item in photos.photos if item.mask)
         check_shows_classes(truths, len(photos.names.labels))
     with joined_ranks(arguments.device) as ranks:
-        settings = pipeline.settings(arguments, (ranks.rank, ranks.world))
+        settings = _with_texts(pipeline.settings(arguments, (ranks.rank, ranks.world)), texts)
         if arguments.stage == "all":
             _check_needs(settings)
         if ranks.rank:
@@ -219,6 +225,11 @@ def _run(pipeline: Pipeline, arguments: argparse.Namespace, failures: dict[Path,
         figures = run_evaluate(photos, settings, failures)
         if figures is not None:
             _show_figures(figures, settings)
+
+
+def _with_texts(settings: Settings, texts: dict[str, Any] | None) -> Settings:
+    """What CLIP is told belongs to what every stage is made from."""
+    return dataclasses.replace(settings, source={**settings.source, "texts": texts})
 
 
 def _check_needs(settings: Settings) -> None:

@@ -27,6 +27,7 @@ from vpl_plugin.cli.table3_decoders import decoder_name, measure_decoder
 from vpl_plugin.cli.table3_panels import save_panels
 from vpl_plugin.cli.table3_phase1 import Phase1, run_phase1
 from vpl_plugin.cli.table3_report import markdown, table_rows
+from vpl_plugin.cli.text_options import add_text_arguments, changed_texts, own_texts
 from vpl_plugin.cli.training_options import add_training_arguments, training_settings
 from vpl_plugin.clip import ClipModel, load_clip
 from vpl_plugin.localization.ground_truth import check_shows_classes
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--model", default="mini", help="as load_clip takes it (default: mini)")
     model.add_argument("--pretrained", help="open_clip's pretrained tag or a file")
     model.add_argument("--device", help="cpu, cuda, ... (default: cuda if it is there)")
+    add_text_arguments(parser)
     phase1 = parser.add_argument_group("phase 1")
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
     for name, about in (
@@ -112,6 +114,9 @@ def run(arguments: argparse.Namespace) -> int:
         name: split_photos(arguments, getattr(arguments, name), arguments.masks)
         for name in ("train", "val")
     }
+    of_set = photos["train"].names
+    names = own_texts(of_set, arguments)
+    photos = {name: split._replace(names=names) for name, split in photos.items()}
     if all(item.mask is None for item in photos["val"].photos):
         raise ValueError("the val split has no ground truth: say where with --masks")
     failures: dict[Path, str] = {}
@@ -123,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     inference_settings(arguments)
     _training(arguments, 0, rsc=True)
     try:
-        _run(arguments, photos, failures)
+        _run(arguments, photos, failures, changed_texts(names, of_set))
     except (MemoryError, FloatingPointError) as error:
         logger.error("vpl table3: %s", error)
         return 1
@@ -135,12 +140,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(
-    arguments: argparse.Namespace, photos: dict[str, PhotoSet], failures: dict[Path, str]
+    arguments: argparse.Namespace,
+    photos: dict[str, PhotoSet],
+    failures: dict[Path, str],
+    texts: dict[str, Any] | None,
 ) -> None:
     output: Path = arguments.output
     model = load_clip(arguments.model, arguments.pretrained, device=arguments.device)
     kind, folder = arguments.supervision.split("/")
-    sets = {name: (found, _phase1(arguments, name)) for name, found in photos.items()}
+    sets = {name: (found, _phase1(arguments, name, texts)) for name, found in photos.items()}
     phase1 = run_phase1(model, sets["train"], sets["val"], kind, failures)
     decoders: dict[str, list[Any]] = {"ce": [], "rsc": []}
     _write(arguments, photos, phase1, decoders)
@@ -170,10 +178,10 @@ def _run(
     sys.stdout.write(_write(arguments, photos, phase1, decoders))
 
 
-def _phase1(arguments: argparse.Namespace, split: str) -> Settings:
+def _phase1(arguments: argparse.Namespace, split: str, texts: dict[str, Any] | None) -> Settings:
     return Settings(
         output=arguments.output / split,
-        source=data_source(arguments, getattr(arguments, split)),
+        source={**data_source(arguments, getattr(arguments, split)), "texts": texts},
         tau_I=arguments.tau_I,
         anchor=arguments.anchor,
         threshold=arguments.threshold,

@@ -8,7 +8,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-__all__ = ["UnsupportedModelError", "check_blocks", "check_pixels", "check_texts"]
+__all__ = [
+    "UnsupportedModelError",
+    "check_blocks",
+    "check_names",
+    "check_pixels",
+    "check_templates",
+    "check_texts",
+]
 
 
 class UnsupportedModelError(TypeError, ValueError):
@@ -59,3 +66,35 @@ def check_blocks(blocks: Sequence[int], depth: int) -> tuple[int, ...]:
     if not counted or any(here >= after for here, after in pairwise(counted)):
         raise ValueError(f"blocks must name one or more in ascending order, got {tuple(blocks)}")
     return counted
+
+
+def check_names(argument: str, names: Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]:
+    """Each class as its synonyms, of which there is at least one, and none is blank."""
+    if isinstance(names, str):
+        raise TypeError(f"{argument} must be a sequence of names, got the one string {names!r}")
+    if len(names) == 0:
+        raise ValueError(f"{argument} must hold at least one class")
+    synonyms = [(name,) if isinstance(name, str) else tuple(name) for name in names]
+    for index, of_class in enumerate(synonyms):
+        if not of_class:
+            raise ValueError(f"{argument}[{index}] has no synonym")
+        for synonym in of_class:
+            if not isinstance(synonym, str) or not synonym.strip():
+                raise ValueError(
+                    f"{argument}[{index}] must be text that is not blank, got {synonym!r}"
+                )
+    return synonyms
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """At least one text, and each with a place for the name."""
+    if isinstance(templates, str):
+        raise TypeError(
+            f"templates must be a sequence of texts, got the one string {templates!r}; a tuple "
+            f"({templates!r},) holds one template"
+        )
+    if len(templates) == 0:
+        raise ValueError("templates must hold at least one text")
+    for template in templates:
+        if "{}" not in template:
+            raise ValueError(f"template {template!r} has no {{}} where the class name goes")

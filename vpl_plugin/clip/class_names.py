@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+from vpl_plugin.clip.checks import check_names, check_templates
+from vpl_plugin.clip.templates import CLIP_ES
 from vpl_plugin.core.checks import check_fraction
 
 __all__ = ["COCO", "VOC", "ClassNames"]
@@ -20,12 +23,14 @@ class ClassNames:
         labels: the N classes as the data set's annotations name them, in its order.
         prompts: for each class what goes into the prompt templates: a string, or synonyms.
         background: names of what may surround the classes; each gets a prototype of its own.
+        templates: texts with ``{}`` where a class's prompt or a background name goes.
         box_threshold: share of a CAM's maximum above which the attention affinity draws boxes
             around its regions, in [0, 1]. CLIP-ES takes 0.4 for VOC and 0.7 for COCO.
 
     Raises:
-        ValueError: no labels, a label twice, as many prompts as labels is not the case, or a
-            box_threshold outside [0, 1].
+        ValueError: no labels, a label twice, as many prompts as labels is not the case, a prompt
+            or background name is blank, a template has no ``{}``, or a box_threshold outside
+            [0, 1].
 
     Example:
         >>> pets = ClassNames("pets", ("cat", "dog"), ("cat", "dog,puppy"), ("grass", "floor"))
@@ -39,6 +44,7 @@ class ClassNames:
     labels: tuple[str, ...]
     prompts: tuple[str | tuple[str, ...], ...]
     background: tuple[str, ...]
+    templates: tuple[str, ...] = CLIP_ES
     box_threshold: float = 0.4
 
     def __post_init__(self) -> None:
@@ -53,6 +59,25 @@ class ClassNames:
                 f"{len(self.prompts)}"
             )
         check_fraction("box_threshold", self.box_threshold)
+        check_names(f"prompts of {self.name!r}: prompts", self.prompts)
+        if self.background:
+            check_names(f"background of {self.name!r}: background", self.background)
+        check_templates(self.templates)
+
+    def texts(self) -> dict[str, Any]:
+        """All that CLIP is given, as JSON can hold it, and as commands read it from a file.
+
+        Example:
+            >>> pets = ClassNames("pets", ("cat", "dog"), ("cat", ("dog", "puppy")), ("grass",))
+            >>> pets.texts()["prompts"]
+            {'cat': 'cat', 'dog': ['dog', 'puppy']}
+        """
+        prompts = (text if isinstance(text, str) else list(text) for text in self.prompts)
+        return {
+            "prompts": dict(zip(self.labels, prompts, strict=True)),
+            "background": list(self.background),
+            "templates": list(self.templates),
+        }
 
     def indices(self, labels: Iterable[str]) -> list[int]:
         """The class index of each label, in the order given.

@@ -45,7 +45,7 @@ class PrototypeClassifier(nn.Module):
     Example:
         >>> from pytorch_grad_cam import GradCAM
         >>> from vpl_plugin.clip import load_clip
-        >>> model = load_clip("mini")
+        >>> model = load_clip("mini", device="cpu")
         >>> classifier = PrototypeClassifier(model, torch.eye(5, model.embed_dim))
         >>> cam = GradCAM(
         ...     model=classifier,

@@ -82,7 +82,7 @@ def grad_cam(
 
     Example:
         >>> from vpl_plugin.clip import load_clip
-        >>> model = load_clip("mini")
+        >>> model = load_clip("mini", device="cpu")
         >>> pixels = torch.zeros(2, 3, 32, 48)
         >>> prototypes = torch.eye(5, model.embed_dim)
         >>> tokens = model.tokens_before_last_block(pixels)

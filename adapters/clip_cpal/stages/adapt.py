@@ -197,7 +197,7 @@ def run_adapt(
         "kind": "text" if used.temperature is None else "vision",
         "model": model.name,
         "classes": photos.names.labels,
-        "background": photos.names.background,
+        **photos.names.texts(),
         "tau_I": temperature,
         **facts,
         "photos": len(files),

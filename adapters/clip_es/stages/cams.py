@@ -16,7 +16,7 @@ from vpl_plugin.adapters.clip_es.stages.settings import Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
 from vpl_plugin.adapters.prototype_files import load_prototypes
 from vpl_plugin.clip.model import ClipModel
-from vpl_plugin.clip.prompts import text_prototypes
+from vpl_plugin.clip.prompts import class_prototypes
 from vpl_plugin.localization.seeds import resize_cams
 from vpl_plugin.run_folder import claim_folder
 
@@ -122,9 +122,7 @@ def used_prototypes(model: ClipModel, photos: PhotoSet, settings: Settings) -> U
     """
     names = photos.names
     if settings.prototypes == "text":
-        return UsedPrototypes(
-            text_prototypes(model, [*names.prompts, *names.background]), None, "text"
-        )
+        return UsedPrototypes(class_prototypes(model, names), None, "text")
     hint = ": run the stage 'learn' first" if settings.prototypes == "vision" else ""
     return read_prototypes(model, photos, settings.prototypes_file, settings.tau_I, hint)
 
@@ -151,9 +149,11 @@ def read_prototypes(
     prototypes, about = load_prototypes(file)
     shape = (len(names.labels) + len(names.background), model.embed_dim)
     if prototypes.shape != shape:
+        background = about.get("background", names.background)
+        hint = "" if list(background) == list(names.background) else f": pass --texts {file}"
         raise ValueError(
             f"{file} holds prototypes of shape {tuple(prototypes.shape)}; these classes and this"
-            f" model take {shape}"
+            f" model take {shape}{hint and ', and it was made with other background names'}{hint}"
         )
     if tuple(about.get("classes", names.labels)) != names.labels:
         raise ValueError(f"{file} holds prototypes of other classes than {names.name}'s")

@@ -14,7 +14,7 @@ from vpl_plugin.adapters.clip_es.stages.settings import TEXT_PROTOTYPES, Setting
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet
 from vpl_plugin.adapters.prototype_files import save_prototypes
 from vpl_plugin.clip.model import ClipModel
-from vpl_plugin.clip.prompts import text_prototypes
+from vpl_plugin.clip.prompts import class_prototypes
 from vpl_plugin.localization.seeds import seed_classes
 from vpl_plugin.run_folder import claim_folder
 
@@ -44,14 +44,14 @@ def run_seeds(
     names = photos.names
     facts = _facts(settings) | {"box_threshold": names.box_threshold}
     claim_folder(settings.seeds, facts, alone=settings.shard[1] == 1)
-    Z = text_prototypes(model, [*names.prompts, *names.background])
+    Z = class_prototypes(model, names)
     file = settings.seeds / TEXT_PROTOTYPES
     if not file.exists():
         about = {
             "kind": "text",
             "model": model.name,
             "classes": names.labels,
-            "background": names.background,
+            **names.texts(),
         }
         save_prototypes(file, Z.cpu(), about)
     for item in localised_photos(

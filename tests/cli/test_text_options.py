@@ -1,0 +1,182 @@
+"""Own prompts, templates and background names: on the command line, in a file, with prototypes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vpl_plugin.adapters.prototype_files import load_prototypes
+from vpl_plugin.cli import clip_es
+from vpl_plugin.cli.main import main
+from vpl_plugin.cli.text_options import add_text_arguments, changed_texts, own_texts
+from vpl_plugin.clip import (
+    ENSEMBLE,
+    VOC,
+    ClassNames,
+    ClipModel,
+    class_prototypes,
+    text_prototypes,
+)
+
+PETS = ClassNames("pets", ("cat", "dog"), ("cat", "dog"), ("grass", "floor"))
+
+
+def parsed(*words: object, names: ClassNames = PETS) -> ClassNames:
+    parser = argparse.ArgumentParser()
+    add_text_arguments(parser)
+    return own_texts(names, parser.parse_args([str(word) for word in words]))
+
+
+def test_without_options_the_data_sets_texts_stay() -> None:
+    assert parsed(names=VOC) == VOC
+    assert changed_texts(VOC, VOC) is None
+
+
+def test_texts_on_the_command_line() -> None:
+    names = parsed(
+        *("--prompt", "dog=dog, hound", "--prompt", "cat=cat", "--prompt", "cat=kitten = young"),
+        *("--background", "sofa, bed ,", "--template", "a {}", "--template", "ensemble"),
+    )
+    assert names == ClassNames(
+        "pets",
+        ("cat", "dog"),
+        (("cat", "kitten = young"), "dog, hound"),
+        ("sofa", "bed"),
+        ("a {}", *ENSEMBLE),
+    )
+    assert changed_texts(names, PETS) == {
+        "prompts": {"cat": ["cat", "kitten = young"], "dog": "dog, hound"},
+        "background": ["sofa", "bed"],
+        "templates": ["a {}", *ENSEMBLE],
+    }
+
+
+def test_a_file_and_options_that_win_over_it(tmp_path: Path) -> None:
+    file = tmp_path / "texts.json"
+    content = {"prompts": {"dog": ["dog", "puppy"]}, "background": ["sand"], "templates": ["{}"]}
+    file.write_text(json.dumps(content), encoding="utf-8-sig")
+    names = parsed("--texts", file)
+    assert names.prompts == ("cat", ("dog", "puppy"))
+    assert (names.background, names.templates) == (("sand",), ("{}",))
+    names = parsed("--texts", file, "--prompt", "dog=hound", "--template", "single")
+    assert names.prompts == ("cat", "hound")
+    assert (names.background, names.templates) == (("sand",), ("a photo of a {}.",))
+    assert changed_texts(parsed("--texts", file), PETS) == content
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prompt", "dgo=x"], r"no class 'dgo': did you mean dog\?"),
+        (["--prompt", "dog"], "--prompt must be LABEL=TEXT; got 'dog'"),
+        (["--prompt", "dog= "], "--prompt must be LABEL=TEXT"),
+        (["--background", " , "], "--background must hold at least one name"),
+        (["--template", "a photo"], r"template 'a photo' has no \{\}"),
+        (["--texts", "gone.json"], r"there is no file gone\.json"),
+    ],
+)
+def test_bad_options(words: list[str], message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        parsed(*words)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not readable JSON"),
+        ("[]", "must hold an object with any of prompts, background, templates; got list"),
+        ('{"backgrounds": ["sea"]}', r"any of prompts.*got \['backgrounds'\]"),
+        ('{"prompts": {"dog": 3}}', "prompts must hold a text, or a list"),
+        ('{"prompts": ["dog"]}', "prompts must hold a text, or a list"),
+        ('{"prompts": {"dog": []}}', "prompts must hold a text, or a list"),
+        ('{"prompts": {"dog": " "}}', "must be text that is not blank"),
+        ('{"prompts": {"bird": "bird"}}', "pets has no class 'bird'"),
+        ('{"background": "sea"}', "background must be a list of texts; got 'sea'"),
+        ('{"templates": []}', "templates must be a list of texts"),
+    ],
+)
+def test_bad_files(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "texts.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        parsed("--texts", tmp_path / "texts.json")
+
+
+def test_prototypes_are_of_the_texts_asked_for(mini: ClipModel) -> None:
+    names = dataclasses.replace(
+        PETS, prompts=(("cat", "kitten"), "dog"), templates=("a {}", "the {}")
+    )
+    expected = text_prototypes(
+        mini, [("cat", "kitten"), "dog", "grass", "floor"], ["a {}", "the {}"]
+    )
+    assert torch.equal(class_prototypes(mini, names), expected)
+    assert not torch.allclose(class_prototypes(mini, PETS), expected, atol=1e-3)
+
+
+OWN = ["--prompt", "cat=tabby cat", "--background", "carpet,table", "--template", "a {}"]
+
+
+def test_vpl_cams_uses_them_saves_them_and_takes_them_back(
+    voc_tiny: Path, mini: ClipModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "labels.csv").write_text("photo,labels\ncat.jpg,cat\n")
+
+    def call(output: str, *options: str) -> int:
+        fixed = [
+            "--classes",
+            "cat,dog",
+            "--labels",
+            str(tmp_path / "labels.csv"),
+            "--device",
+            "cpu",
+        ]
+        folder = ["cams", str(voc_tiny / "JPEGImages"), "--output", str(tmp_path / output)]
+        return main([*folder, *fixed, "--no-panels", *options])
+
+    assert call("own", *OWN) == 0
+    rows, about = load_prototypes(tmp_path / "own" / "prototypes.safetensors")
+    assert rows.shape == (4, mini.embed_dim)
+    texts = {
+        "prompts": {"cat": "tabby cat", "dog": "dog"},
+        "background": ["carpet", "table"],
+        "templates": ["a {}"],
+    }
+    assert {key: about[key] for key in texts} == texts
+    # Other texts are other settings; the same ones resume.
+    assert call("own") == 2
+    assert "texts was {'" in capsys.readouterr().err
+    assert call("own", *OWN) == 0
+    # The prototypes of that run, with the texts they were learned from.
+    learned = str(tmp_path / "own" / "prototypes.safetensors")
+    capsys.readouterr()
+    assert call("again", "--prototypes", learned) == 2
+    assert f"with other background names: pass --texts {learned}" in capsys.readouterr().err
+    assert call("again", "--prototypes", learned, "--texts", learned) == 0
+
+
+def test_the_stages_use_them_and_hand_them_on(
+    voc_tiny: Path, mini: ClipModel, tmp_path: Path
+) -> None:
+    def call(stage: str, *options: str) -> int:
+        data = ["--dataset", "voc", "--root", str(voc_tiny), "--labels", "masks"]
+        split = ["--split", str(voc_tiny / "train.txt"), "--masks", "SegmentationClass"]
+        work = ["--output", str(tmp_path / "out"), "--device", "cpu", "--workers", "1"]
+        return clip_es.main([stage, *data, *split, *work, *options])
+
+    assert call("seeds", *OWN) == 0
+    assert call("learn", *OWN) == 0
+    names = parsed(*OWN, names=VOC)
+    rows, about = load_prototypes(tmp_path / "out/seeds/text_prototypes.safetensors")
+    torch.testing.assert_close(rows, class_prototypes(mini, names))
+    _, learned = load_prototypes(tmp_path / "out/prototypes/prototypes.safetensors")
+    for made in (about, learned):
+        assert made["prompts"]["cat"] == "tabby cat"
+        assert made["background"] == ["carpet", "table"]
+        assert made["templates"] == ["a {}"]
+    assert call("seeds") == 2
+    run = json.loads((tmp_path / "out/seeds/run.json").read_text())
+    assert run["texts"]["prompts"] == {"cat": "tabby cat"}
