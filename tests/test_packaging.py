@@ -65,7 +65,7 @@ def test_the_sdist_holds_the_sources(built: Path) -> None:
     assert {"setup.cfg", "pyproject.toml", "LICENSE", "adapters/clip_es/cams.py"} <= names
     assert "vpl_plugin/clip/weights/mini_clip.safetensors" in names
     # README's commands and links, and whatever the tests need.
-    assert {"Makefile", "conftest.py", "tests/cli/conftest.py", "docs/images/demo.png"} <= names
+    assert {"Makefile", "tests/cli/conftest.py", "docs/images/demo.png"} <= names
     assert {"examples/learn_prototypes.ipynb", "benchmarks/solvers.py"} <= names
     assert not [name for name in names if "__pycache__" in name]
 

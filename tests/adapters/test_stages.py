@@ -317,7 +317,6 @@ def test_parity_with_upstream(
             atol=2e-3,
         )
     if kind == "text":
-        pytest.importorskip("pydensecrf")
         few = photos._replace(photos=photos.photos[:2])
         stages.run_masks(few, settings, failures)
         for item in few.photos:

@@ -34,8 +34,6 @@ from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import COCO, VOC
 from vpl_plugin.localization import read_mask, write_mask
 
-pytest.importorskip("pydensecrf")
-
 NAMES = ["astronaut", "cat", "coffee", "motorbike", "admiral", "dining_room"]
 OWN = ("bank", "adapt", "cams")
 

@@ -33,8 +33,6 @@ from vpl_plugin.clip import COCO, VOC
 from vpl_plugin.localization import mean_iou, read_mask, write_mask
 from vpl_plugin.localization.photo_counts import read_photo_counts
 
-pytest.importorskip("pydensecrf")
-
 Run = Callable[..., int]
 NAMES = ["astronaut", "cat", "coffee", "motorbike", "admiral", "dining_room"]
 
@@ -448,20 +446,11 @@ def test_bad_input(
 
 
 def test_what_a_late_stage_would_miss_is_told_before_any_work(
-    voc: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def none(*arguments: object) -> None:
-        raise ImportError("a dense CRF needs pydensecrf2")
-
     out = tmp_path / "out"
     assert call("all", voc, out, "--prototypes", "none.safetensors") == 2
     assert "there is no file none.safetensors" in capsys.readouterr().err
-    monkeypatch.setattr(masks_stage, "dense_crf", none)
-    assert call("all", voc, out) == 2
-    assert "needs pydensecrf2" in capsys.readouterr().err
     assert not out.exists()
 
 

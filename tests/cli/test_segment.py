@@ -231,7 +231,6 @@ def test_labels_restrict_each_photo(run: Run, photos: Path, tmp_path: Path) -> N
 
 
 def test_the_crf_sharpens_and_leaves_out_classes_that_cannot_win() -> None:
-    pytest.importorskip("pydensecrf")
     rng = np.random.default_rng(0)
     photo = np.repeat(rng.integers(0, 256, (6, 6, 3)), 6, axis=0).repeat(6, axis=1)
     photo = photo.astype(np.uint8)
@@ -246,7 +245,6 @@ def test_the_crf_sharpens_and_leaves_out_classes_that_cannot_win() -> None:
 
 
 def test_with_crf_from_worker_processes(run: Run, photos: Path, tmp_path: Path) -> None:
-    pytest.importorskip("pydensecrf")
     assert run(photos, "--crf", output="one") == 0
     assert run(photos, "--crf", "--workers", 2, output="one_more") == 0
     assert files(tmp_path / "one/masks") == files(tmp_path / "one_more/masks")

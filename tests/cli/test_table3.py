@@ -25,7 +25,6 @@ from vpl_plugin.clip import ClipModel
 from vpl_plugin.localization import SegmentationMeter, read_mask, write_mask
 from vpl_plugin.segmentation.checkpoints import load_segmenter
 
-pytest.importorskip("pydensecrf")
 pytest.importorskip("sklearn")
 
 Run = Callable[..., int]

@@ -103,7 +103,6 @@ def test_cams(golden, localise, kind, name):
 
 @pytest.mark.parametrize("name", PHOTOS)
 def test_pseudo_masks(golden, localise, name):
-    pytest.importorskip("pydensecrf")
     ours = localise("text", name)
     mask = pseudo_mask(clip_es_photo(ours.photo), ours.refined, ours.classes)
     assert (mask == golden[f"crf/{name}/pseudo_mask"]).mean() >= 0.999
@@ -111,7 +110,6 @@ def test_pseudo_masks(golden, localise, name):
 
 @pytest.mark.parametrize("name", PHOTOS[2:4])
 def test_labels_after_the_crf(golden, localise, name):
-    pytest.importorskip("pydensecrf")
     ours = localise("text", name)
     label = pseudo_mask(clip_es_photo(ours.photo), ours.refined, ours.classes, confidence=0)
     assert (label == golden[f"crf/{name}/label"]).mean() >= 0.999

@@ -6,8 +6,6 @@ import torch
 
 from vpl_plugin.localization import background_score, dense_crf, pseudo_mask
 
-pytest.importorskip("pydensecrf")
-
 
 def scene():
     photo = np.zeros((20, 30, 3), np.uint8)

@@ -45,7 +45,7 @@ from vpl_plugin.core.checks import (
     check_not_negative,
     check_positive,
 )
-from vpl_plugin.localization import cams_to_labels, dense_crf, pseudo_mask, resize_cams, write_mask
+from vpl_plugin.localization import cams_to_labels, pseudo_mask, resize_cams, write_mask
 from vpl_plugin.run_folder import claim_folder
 
 __all__ = ["add_arguments", "run"]
@@ -106,9 +106,6 @@ def run(arguments: argparse.Namespace) -> int:
         logger.info("%s: skipped %s", arguments.photos, skipped_files(listed.skipped))
     if not photos:
         raise ValueError(f"there is no photo whose labels are known: {listed.why_empty()}")
-    if arguments.crf:
-        # A missing CRF is told now, not after the CAMs.
-        dense_crf(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 2), 0.5, np.float32))
     output: Path = arguments.output
     claim_folder(output, {**_settings(arguments), "texts": changed_texts(names, of_set)})
     model = load_clip(arguments.model, arguments.pretrained, device=arguments.device)

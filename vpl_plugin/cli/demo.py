@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import time
 from pathlib import Path
@@ -30,7 +29,6 @@ from vpl_plugin.cli.panels import PanelRow, save_curves, save_panel
 from vpl_plugin.clip import VOC, ClipModel, load_clip, text_prototypes
 from vpl_plugin.localization import (
     SegmentationMeter,
-    cams_to_labels,
     pseudo_mask,
     resize_cams,
     write_mask,
@@ -51,7 +49,7 @@ class Rendered(NamedTuple):
 
     Attributes:
         cams: (K, H, W) refined, at the photo's size.
-        mask: (H, W) uint8, the CRF's best class at each pixel, or the CAMs' without a CRF.
+        mask: (H, W) uint8, the CRF's best class at each pixel.
     """
 
     cams: Tensor
@@ -80,7 +78,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the demo and prints where to look. Returns the exit code."""
     started = time.perf_counter()
     photos = demo_photos()
-    crf = importlib.util.find_spec("pydensecrf") is not None
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     model = load_clip("mini", device=arguments.device)
@@ -110,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
             model, pairs, prototypes, num_foreground=NUM_FOREGROUND, temperature=temperature
         )
         drawn = [
-            _render(model, item, photo, prototypes, temperature, scores.refined_power, crf)
+            _render(model, item, photo, prototypes, temperature, scores.refined_power)
             for item, photo in zip(tqdm(photos, desc=name, unit="photo"), encoded, strict=True)
         ]
         rows.append(ReportRow(name, scores, _miou(photos, drawn)))
@@ -143,7 +140,6 @@ def run(arguments: argparse.Namespace) -> int:
         model=model.name,
         photos=photos,
         rows=rows,
-        crf=crf,
         pixels=sum(len(photo.features) for photo in encoded),
         solver=SOLVER,
         tau_I=TAU_I,
@@ -164,8 +160,6 @@ def run(arguments: argparse.Namespace) -> int:
             100 * row.crf_miou,
             row.scores.gap,
         )
-    if not crf:
-        logger.warning('no dense CRF here: pip install "vpl_plugin[crf]" sharpens the masks')
     logger.info("Look at %s", (output / "report.html").resolve())
     return 0
 
@@ -177,17 +171,13 @@ def _render(
     prototypes: Tensor,
     temperature: float | None,
     power: float,
-    crf: bool,
 ) -> Rendered:
     cams = photo_cams(
         model, photo, prototypes, num_foreground=NUM_FOREGROUND, temperature=temperature
     )
     maps = resize_cams(cams.refined, photo.size)
-    if crf:
-        # Every pixel gets its best class: the true masks say where it is wrong.
-        mask = pseudo_mask(np.asarray(item.photo), maps, photo.classes, power=power, confidence=0.0)
-    else:
-        mask = cams_to_labels(maps, photo.classes, power).cpu().numpy().astype(np.uint8)
+    # Every pixel gets its best class: the true masks say where it is wrong.
+    mask = pseudo_mask(np.asarray(item.photo), maps, photo.classes, power=power, confidence=0.0)
     return Rendered(maps, mask)
 
 

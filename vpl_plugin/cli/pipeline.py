@@ -234,12 +234,9 @@ def _with_texts(settings: Settings, texts: dict[str, Any] | None) -> Settings:
 
 def _check_needs(settings: Settings) -> None:
     """What a late stage would miss is told now, not after the hours of those before it."""
-    from vpl_plugin.adapters.clip_es.stages.masks import check_crf
-
     for file in settings.given:
         if not file.is_file():
             raise FileNotFoundError(f"there is no file {file}")
-    check_crf()
 
 
 def _run_stages(

@@ -77,7 +77,6 @@ def write_predictions(
         about: what the progress bar says.
 
     Raises:
-        ImportError: a CRF is wanted and not installed.
         OSError: a file cannot be written.
     """
     todo = []
@@ -86,9 +85,6 @@ def write_predictions(
         if missing:
             todo.append(Wanted(photo, missing))
     crf = any(target.crf for item in todo for target in item.targets)
-    if crf:
-        # A missing CRF is told now, not after the first photo.
-        dense_crf(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 2), 0.5, np.float32))
     with tqdm(total=len(todo), desc=about, unit="photo") as progress:
         jobs = _encoded(segmenter, todo, settings, failures, progress)
         # One pool for all: starting its processes takes seconds.

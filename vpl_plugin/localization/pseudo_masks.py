@@ -45,7 +45,7 @@ def pseudo_mask(
         (H, W) uint8: 0 for background, c + 1 for class c, ``ignore_index`` where unsure.
 
     Raises:
-        ImportError: no dense CRF is installed; the message says how to get one.
+        ImportError: the CRF's backend ``pydensecrf`` is asked for and not installed.
         TypeError: inputs of the wrong kind.
         ValueError: shapes that do not fit, a class whose label collides with ``ignore_index`` or
             does not fit in 8 bits, settings out of range.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +15,16 @@ from vpl_plugin.adapters.clip_es.stages.cams import cams_file
 from vpl_plugin.adapters.clip_es.stages.settings import Settings
 from vpl_plugin.adapters.datasets.photo_set import PhotoSet
 from vpl_plugin.adapters.worker_pool import run_jobs
+from vpl_plugin.clip.out_of_memory import is_out_of_memory
 from vpl_plugin.clip.preprocess import open_photo
-from vpl_plugin.localization.crf import clip_es_photo, dense_crf
+from vpl_plugin.localization.crf import clip_es_photo, dense_crf, reference_backend
 from vpl_plugin.localization.mask_files import IGNORE_INDEX, write_mask
 from vpl_plugin.localization.seeds import background_score, resize_cams
 from vpl_plugin.run_folder import claim_folder, settings_of
 
-__all__ = ["MaskJob", "check_crf", "make_mask", "run_masks"]
+__all__ = ["MaskJob", "make_mask", "run_masks"]
+
+logger = logging.getLogger(__name__)
 
 
 class MaskJob(NamedTuple):
@@ -34,6 +38,7 @@ class MaskJob(NamedTuple):
         power: of the background score.
         confidence: below it a pixel is unsure.
         parity: the CRF sees the photo as upstream's script hands it over.
+        backend: of the CRF.
     """
 
     photo: Path
@@ -43,11 +48,7 @@ class MaskJob(NamedTuple):
     power: float
     confidence: float
     parity: bool
-
-
-def check_crf() -> None:
-    """Raises ImportError where no dense CRF is installed."""
-    dense_crf(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 2), 0.5, np.float32))
+    backend: str
 
 
 def run_masks(photos: PhotoSet, settings: Settings, failures: dict[Path, str]) -> None:
@@ -60,7 +61,6 @@ def run_masks(photos: PhotoSet, settings: Settings, failures: dict[Path, str]) -
 
     Raises:
         FileNotFoundError: there are no CAMs at all.
-        ImportError: no dense CRF is installed.
         ValueError: the folder holds masks of other settings, or there are too many classes.
         OSError: a file cannot be written.
     """
@@ -68,8 +68,6 @@ def run_masks(photos: PhotoSet, settings: Settings, failures: dict[Path, str]) -
         raise ValueError(
             f"masks have 8 bits: at most {IGNORE_INDEX - 1} classes; got {len(photos.names.labels)}"
         )
-    # A missing CRF is told now, not by each worker.
-    check_crf()
     facts = {
         "cams": settings_of(settings.cams, "cams"),
         "power": settings.power,
@@ -79,6 +77,7 @@ def run_masks(photos: PhotoSet, settings: Settings, failures: dict[Path, str]) -
     for folder in (settings.masks, settings.labels):
         claim_folder(folder, facts, alone=settings.shard[1] == 1)
     rank, world = settings.shard
+    backend = reference_backend() if settings.parity else "torch"
     jobs = []
     for item in photos.photos[rank::world]:
         job = MaskJob(
@@ -89,6 +88,7 @@ def run_masks(photos: PhotoSet, settings: Settings, failures: dict[Path, str]) -
             settings.power,
             settings.confidence,
             settings.parity,
+            backend,
         )
         if not job.cams.exists():
             failures.setdefault(item.photo, f"it has no CAMs at {job.cams}")
@@ -98,6 +98,7 @@ def run_masks(photos: PhotoSet, settings: Settings, failures: dict[Path, str]) -
             jobs.append(job)
     if not jobs:
         return
+    logger.info("dense CRF: %s, processes: %d", backend, min(settings.workers, len(jobs)))
     for job, result in tqdm(
         run_jobs(make_mask, jobs, settings.workers),
         total=len(jobs),
@@ -110,6 +111,10 @@ def run_masks(photos: PhotoSet, settings: Settings, failures: dict[Path, str]) -
         # BrokenPhotoError is a ValueError.
         except (ValueError, FileNotFoundError) as error:
             failures[job.photo] = str(error)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            failures[job.photo] = f"too large for the memory of its dense CRF. {error}"
 
 
 def make_mask(job: MaskJob) -> None:
@@ -122,7 +127,8 @@ def make_mask(job: MaskJob) -> None:
         )
     maps = resize_cams(stored.refined, stored.size)
     scores = torch.cat([background_score(maps, job.power), maps]).numpy()
-    probabilities = dense_crf(clip_es_photo(photo) if job.parity else photo, scores)
+    shown = clip_es_photo(photo) if job.parity else photo
+    probabilities = dense_crf(shown, scores, backend=job.backend)
     of_map = np.array([0, *(index + 1 for index in stored.classes)], np.uint8)
     labels = of_map[probabilities.argmax(axis=0)]
     mask = np.where(probabilities.max(axis=0) < job.confidence, IGNORE_INDEX, labels)
