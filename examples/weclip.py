@@ -85,7 +85,7 @@ def _run(folder: Path, checkpoint: Path | None) -> None:
     labels = labels.flatten().long().cpu()
     background = foreground + (X @ Z[foreground:].T).argmax(dim=1)
     W = learn_vision_prototypes(
-        X, Z, tau_I=0.03, targets=torch.where(labels > 0, labels - 1, background)
+        X, Z, tau_I=0.03, targets=torch.where(labels > 0, labels - 1, background), anchor=0.1
     )
 
     # WeCLIP's softmax has CLIP's own temperature. Vision prototypes want the one they were learned
