@@ -38,8 +38,8 @@ HELD_BYTES = 2 * 1024**3
 class SeedStream:
     """A re-iterable of :class:`PixelChunk` over files of seeds.
 
-    What fits in ``held_bytes`` is read once and kept as it is stored; each pass reads the rest
-    anew.
+    Where all of it fits in ``held_bytes`` as the solver takes it, it is made once and kept. Else
+    what fits is kept as it is stored, and each pass reads the rest anew.
 
     Args:
         files: of the stage ``seeds``.
@@ -65,23 +65,32 @@ class SeedStream:
         self._workers = workers
         self._room = held_bytes
         self._held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._ready: dict[int, PixelChunk] = {}
+        self._all_fit: bool | None = None
 
     def __iter__(self) -> Iterator[PixelChunk]:
         with ThreadPoolExecutor(self._workers) as pool:
             for start in range(0, len(self.files), FILES_AT_ONCE):
-                features, seeds = (
-                    torch.from_numpy(array).to(self._text.device)
-                    for array in self._read(start, pool)
-                )
-                features = torch.nn.functional.normalize(features.float(), dim=1)
-                targets = targets_from_seeds(
-                    seeds.long(),
-                    features,
-                    self._text,
-                    num_foreground=self._num_foreground,
-                    tau_T=TAU_T,
-                )
-                yield PixelChunk(features, targets)
+                if start in self._ready:
+                    yield self._ready[start]
+                    continue
+                chunk = self._chunk(*self._read(start, pool))
+                if self._all_fit:
+                    self._ready[start] = chunk
+                yield chunk
+
+    def _chunk(self, features: np.ndarray, seeds: np.ndarray) -> PixelChunk:
+        """Unit features and their targets, as the solver takes them."""
+        x = torch.from_numpy(features).to(self._text.device).float()
+        x = torch.nn.functional.normalize(x, dim=1)
+        targets = targets_from_seeds(
+            torch.from_numpy(seeds).to(self._text.device).long(),
+            x,
+            self._text,
+            num_foreground=self._num_foreground,
+            tau_T=TAU_T,
+        )
+        return PixelChunk(x, targets)
 
     def _read(self, start: int, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
         """Features and seeds of the files from ``start`` on, as they are stored."""
@@ -90,7 +99,11 @@ class SeedStream:
         stored = list(pool.map(read_seeds, self.files[start : start + FILES_AT_ONCE]))
         features = np.concatenate([item.features for item in stored])
         seeds = np.concatenate([item.seeds for item in stored])
-        if features.nbytes + seeds.nbytes <= self._room:
+        if self._all_fit is None:
+            # The first files tell the size of all: float32 features, and targets beside them.
+            numbers = len(features) * (features.shape[1] + len(self._text))
+            self._all_fit = 4 * numbers * len(self.files) / len(stored) <= self._room
+        if not self._all_fit and features.nbytes + seeds.nbytes <= self._room:
             self._room -= features.nbytes + seeds.nbytes
             self._held[start] = features, seeds
         return features, seeds
