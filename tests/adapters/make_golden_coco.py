@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from test_coco_parity import write_photos
 
 from vpl_plugin.adapters.clip_es.upstream import retrofit
 from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams
@@ -23,6 +22,9 @@ STRIDE = 8
 
 
 def main(checkout: Path) -> None:
+    # Beside this script: importable when it is run, and not when pytest collects it.
+    from test_coco_parity import write_photos
+
     model = load_clip("mini", device="cpu")
     Z = text_prototypes(model, [*COCO.prompts, *COCO.background])
     golden = {}

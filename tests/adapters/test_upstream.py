@@ -108,6 +108,7 @@ def test_a_retrofit_leaves_upstreams_files_and_nothing_else(
     assert torch.allclose(W.norm(dim=1), torch.ones(5), atol=1e-5)
     assert made_by["classes"] == ["cat", "dog", "sheep with wool"]
     assert made_by["tau_I"] == 0.03
+    assert made_by["anchor"] == 0.1
 
     # Prototypes learned on one split serve another one, and the CAMs are then the same.
     again = retrofit(checkout, cam_out_dir=tmp_path / "again", prototypes=done.prototypes, **voc)

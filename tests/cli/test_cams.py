@@ -223,6 +223,7 @@ def test_bad_input_is_named_before_any_work(
     assert "--power must be a finite number above 0; got -1.0" in message("--power", "-1")
     assert "--threshold must lie in [0, 1]" in message("--threshold", "4")
     assert "--tau-I must be" in message("--tau-I", "0")
+    assert "--anchor must be a finite number, 0 or more; got -1.0" in message("--anchor", "-1")
     assert "--pixels-per-photo must be" in message("--pixels-per-photo", "0")
     assert "lies in the folder of photos" in message(output="photos/vpl_cams")
     many = ",".join(f"class{index}" for index in range(255))

@@ -101,6 +101,7 @@ def test_all_stages_on_voc(voc: Path, whole: Path) -> None:
     prototypes, about = load_prototypes(whole / "prototypes/prototypes.safetensors")
     assert prototypes.shape == (45, 256)
     assert about["model"] == "mini"
+    assert about["anchor"] == 0.1
     assert about["loss"] < about["text_loss"]
     figures = json.loads((whole / "vision/evaluation.json").read_text())
     assert figures["photos"] == 6
@@ -443,6 +444,27 @@ def test_bad_input(
     assert "there is no split file 'no'" in message("all", own_voc, out, "--split", "no")
     assert "not in VOC's layout" in message("all", tmp_path, out)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("anchor", ["-1", "nan", "inf"])
+def test_a_prior_that_is_none_is_named(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], anchor: str
+) -> None:
+    assert call("all", voc, tmp_path / "out", f"--anchor={anchor}") == 2
+    assert f"anchor must be finite, 0 or more; got {float(anchor)}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_prior_other_prototypes_are_learned(
+    voc: Path, whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole / "seeds", tmp_path / "out/seeds")
+    assert call("learn", voc, tmp_path / "out", "--anchor", "0") == 0
+    free, about = load_prototypes(tmp_path / "out/prototypes/prototypes.safetensors")
+    anchored, _ = load_prototypes(whole / "prototypes/prototypes.safetensors")
+    text, _ = load_prototypes(whole / "seeds/text_prototypes.safetensors")
+    assert about["anchor"] == 0
+    assert (anchored * text).sum() > (free * text).sum() + 1
 
 
 def test_what_a_late_stage_would_miss_is_told_before_any_work(

@@ -43,10 +43,19 @@ def test_the_table_holds_both_prototypes(output: Path) -> None:
         assert 0 < figures[-1] < 2
 
 
+def test_vision_prototypes_gain_on_the_six_photographs(output: Path) -> None:
+    report = (output / "report.html").read_text()
+    rows = re.findall(r"<td>(?:text|vision) prototypes</td>(.*?)</tr>", report, flags=re.DOTALL)
+    text, vision = ([float(cell) for cell in re.findall(r"<td>([\d.]+)</td>", row)] for row in rows)
+    # Raw seeds, refined seeds, CRF masks.
+    assert all(after > before for before, after in zip(text[:3], vision[:3], strict=True))
+
+
 def test_prototypes_and_masks_are_written(output: Path) -> None:
     prototypes, about = load_prototypes(output / "prototypes.safetensors")
     assert prototypes.shape == (45, 256)
     assert about["tau_I"] == 0.03
+    assert about["anchor"] == 0.1
     for item in demo_photos():
         assert read_mask(output / f"{item.name}_mask.png").shape == item.mask.shape
 

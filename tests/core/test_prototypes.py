@@ -381,6 +381,7 @@ NAN_ROW[4, 1] = torch.nan
         ),
         ({"tau_I": 0.0}, r"tau_I must be a finite number above 0; got 0.0"),
         ({"tau_I": float("nan")}, "tau_I must be a finite number above 0; got nan"),
+        ({"anchor": -0.1}, "anchor must be a finite number, 0 or more; got -0.1"),
         ({"tau_T": -1.0}, "tau_T must be .* above 0; got -1.0"),
         ({"lr": 0}, "lr must be .* above 0; got 0"),
         ({"tolerance": -1e-3}, "tolerance must be .* 0 or more; got -0.001"),
