@@ -45,6 +45,7 @@ def test_differences_are_to_the_first_and_seeds_are_averaged(
     [
         (["text"], "runs must name FOLDER:KIND of evaluated folders"),
         (["absent:refined"], "which hold photo_counts.npz; got 'absent:refined'"),
+        (["text:refined", "--level", "95"], r"--level must lie in \[0, 1\]; got 95"),
         (["text:free"], "has no 'free'; it has labels, refined"),
         (["text:refined", "other:refined"], "the same photos.*differ in 2, such as"),
     ],

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vpl_plugin.cli.ablation_tables import percent, points
+from vpl_plugin.core.checks import check_fraction
 from vpl_plugin.localization.bootstrap import mean_iou, paired_difference
 from vpl_plugin.localization.photo_counts import PHOTO_COUNTS, PhotoCounts, read_photo_counts
 
@@ -27,10 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " with commas between, such as seeds, are averaged. The first is what the others are"
         " compared with",
     )
+    parser.add_argument(
+        "--level", type=float, default=0.95, help="of the intervals, in [0, 1] (default: 0.95)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the table. Returns the exit code."""
+    check_fraction("--level", arguments.level)
     names: tuple[str, ...] | None = None
     sides = []
     for argument in arguments.runs:
@@ -42,15 +47,19 @@ def run(arguments: argparse.Namespace) -> int:
         sides.append(torch.stack(runs))
     assert names is not None, "argparse asks for at least one run"
     lines = [
-        f"mIoU in percent on {len(names)} photos; differences with 95 % intervals (paired bootstrap"
-        " over photos).",
+        f"mIoU in percent on {len(names)} photos; differences with {100 * arguments.level:g} %"
+        " intervals (paired bootstrap over photos).",
         "",
         "| run | mIoU | to the first |",
         "|---|---|---|",
     ]
     for argument, side in zip(arguments.runs, sides, strict=True):
         miou = float(mean_iou(side.sum(dim=1)).mean())
-        gain = "" if side is sides[0] else points(paired_difference(side, sides[0]))
+        gain = (
+            ""
+            if side is sides[0]
+            else points(paired_difference(side, sides[0], level=arguments.level))
+        )
         lines.append(f"| {argument} | {percent(miou)} | {gain} |")
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

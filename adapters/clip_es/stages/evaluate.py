@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,6 +106,8 @@ def run_evaluate(
         scored = (item.mask for item in photos.photos if item.mask and item.photo not in unscored)
         check_shows_classes(scored, len(photos.names.labels))
     figures = {"cams": made_by, **_figures(of_set, photos.names.labels)}
+    # Groups are done in any order.
+    of_set = of_set._replace(of_photos=tuple(sorted(of_set.of_photos, key=itemgetter(0))))
     kinds = _kinds(of_set, figures["refined"]["power"])
     names = [name for name, _ in of_set.of_photos]
     write_photo_counts(settings.scores.with_name(PHOTO_COUNTS), names, kinds)
