@@ -73,9 +73,7 @@ def photos_of(folder: Path | None) -> list[np.ndarray]:
     return photos
 
 
-def seconds(
-    work: Callable[[], np.ndarray], clock: Callable[[], float]
-) -> tuple[float, np.ndarray]:
+def seconds(work: Callable[[], np.ndarray], clock: Callable[[], float]) -> tuple[float, np.ndarray]:
     start = clock()
     result = work()
     return clock() - start, result

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 
 from vpl_plugin.adapters.clip_es.cams import batch_cams
 from vpl_plugin.adapters.clip_es.stages.cams import cams_file
