@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from vpl_plugin.adapters.clip_es import DEFAULT_ANCHOR
 from vpl_plugin.localization.bootstrap import Difference, paired_difference
 
 __all__ = [
@@ -57,7 +58,7 @@ class Setting:
     targets: str = "refined seeds"
     threshold: float = 0.4
     tau_I: float = 0.03
-    anchor: float = 0.1
+    anchor: float = DEFAULT_ANCHOR
     solver: str = "apgd"
     lr: float = 10.0
     constraint: str = "sphere"

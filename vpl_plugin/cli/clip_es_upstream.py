@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vpl_plugin.adapters.clip_es.learning import DEFAULT_ANCHOR
 from vpl_plugin.adapters.clip_es.upstream import UpstreamError, retrofit
 from vpl_plugin.adapters.clip_es.upstream_checkout import SCRIPTS
 
@@ -76,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument(
         "--anchor",
         type=float,
-        default=0.1,
-        help="weight of the prior at the text prototypes, 0 for none (default: 0.1)",
+        default=DEFAULT_ANCHOR,
+        help=f"weight of the prior at the text prototypes, 0 for none (default: {DEFAULT_ANCHOR})",
     )
     own.add_argument("--threshold", type=float, default=0.4, help="Phi (default: 0.4)")
     own.add_argument(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vpl_plugin.adapters.clip_es import DEFAULT_ANCHOR
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.cli.ablation_tables import TEXT, Measurements, Setting, percent, points
 from vpl_plugin.localization.bootstrap import mean_iou, paired_difference
@@ -19,7 +20,7 @@ __all__ = ["curve_settings", "drawn_photos", "markdown", "save_figure"]
 # pixels are drawn.
 DRAWS = {5: 6, 10: 6, 20: 4, 60: 3, 200: 2}
 DRAWS_OF_ALL = 3
-ANCHORS = (0.0, 0.1)
+ANCHORS = (0.0, DEFAULT_ANCHOR)
 
 
 class Point(NamedTuple):

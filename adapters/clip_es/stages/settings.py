@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from vpl_plugin.adapters.clip_es.learning import DEFAULT_ANCHOR
+
 __all__ = ["PROTOTYPES", "TEXT_PROTOTYPES", "Settings"]
 
 PROTOTYPES = "prototypes.safetensors"
@@ -52,7 +54,7 @@ class Settings:
     pixels_per_photo: int | None = 128
     seed: int = 0
     tau_I: float = 0.03
-    anchor: float = 0.1
+    anchor: float = DEFAULT_ANCHOR
     solver: str = "apgd"
     iterations: int = 3000
     tolerance: float = 3e-4
