@@ -137,7 +137,7 @@ def test_results_of_another_run_are_not_mixed(
     weights = load_clip("mini", device="cpu")
     with torch.no_grad():
         weights.module.visual.proj.add_(0.01)
-    monkeypatch.setattr(ablate, "load_clip", lambda *_, **__: weights)
+    monkeypatch.setattr(ablate, "load_model", lambda *_, **__: weights)
     assert run(voc, "--tables", "seeds") == 2
     assert "holds results of another run" in capsys.readouterr().err
     monkeypatch.undo()

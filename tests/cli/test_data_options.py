@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vpl_plugin.cli.data_options import add_data_arguments, data_source, named_photos, split_photos
+from vpl_plugin.cli.model_options import add_model_arguments
 from vpl_plugin.clip import COCO
 from vpl_plugin.localization import write_mask
 
@@ -17,8 +18,7 @@ from vpl_plugin.localization import write_mask
 def parsed(*words: object) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_data_arguments(parser)
-    parser.add_argument("--model", default="mini")
-    parser.add_argument("--pretrained")
+    add_model_arguments(parser)
     return parser.parse_args([str(word) for word in words])
 
 

@@ -62,6 +62,11 @@ def commands(
         (["--model", "ViT-B-32", "--pretrained", "openai"], "cannot be downloaded"),
         (["--model", "openai/clip-vit-base-patch16"], "cannot be had from"),
         (["--model", "ViT-B-32", "--pretrained", "{empty}"], "is empty"),
+        (
+            ["--model", "ViT-B-32", "--pretrained", "openai", "--no-quick-gelu"],
+            "QuickGELU, as it was trained; quick_gelu=False contradicts that",
+        ),
+        (["--quick-gelu"], "quick_gelu goes with the name of a model or with a file"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )

@@ -18,6 +18,7 @@ from vpl_plugin.cli.predictions import crf_labels
 from vpl_plugin.clip import VOC, ClipModel, open_photo
 from vpl_plugin.localization import SegmentationMeter, dense_crf, read_mask, write_mask
 from vpl_plugin.segmentation.checkpoints import load_segmenter, save_checkpoint
+from vpl_plugin.segmentation.feature_cache import encoder_fingerprint
 from vpl_plugin.segmentation.inference import segment
 
 Run = Callable[..., int]
@@ -268,6 +269,26 @@ def test_an_encoder_of_other_weights_is_refused(
     assert main(["segment", str(photos), *fixed]) == 2
     assert "other weights" in capsys.readouterr().err
     assert not list((tmp_path / "out").rglob("*.png"))
+
+
+def test_an_encoder_of_another_activation_is_refused(
+    photos: Path,
+    decoder_file: Path,
+    mini: ClipModel,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    segmenter = load_segmenter(decoder_file, mini)
+    other = tmp_path / "other.safetensors"
+    noted = {"encoder": {**encoder_fingerprint(mini), "activation": "GELU"}}
+    save_checkpoint(
+        other, segmenter.decoder, model=mini, blocks=(0, 1), classes=VOC.labels, made_by=noted
+    )
+    fixed = ["--checkpoint", str(other), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(["segment", str(photos), *fixed]) == 2
+    told = capsys.readouterr().err
+    assert "trained with GELU in the encoder; this one of 'mini' has QuickGELU" in told
+    assert "--no-quick-gelu" in told
 
 
 @pytest.mark.parametrize(

@@ -215,8 +215,7 @@ def test_an_unknown_tag_lists_those_there_are(created):
 def test_a_file_of_weights_for_a_named_architecture(
     created, make_open_clip, pixels, tmp_path, kind
 ):
-    # A TorchScript archive is OpenAI's, with QuickGELU; other files follow the configuration.
-    source = make_open_clip(quick_gelu=kind == "torchscript", ls_init_value=None)
+    source = make_open_clip(quick_gelu=True, ls_init_value=None)
     with torch.no_grad():
         source.visual.proj.mul_(2).add_(0.1)
     path = save_openai_file(kind, source, tmp_path)
@@ -474,22 +473,44 @@ def test_a_fine_tune_at_another_size_loads_by_name_as_by_path(monkeypatch, fine_
     torch.testing.assert_close(by_name.dense_features(pixels), expected, atol=1e-6, rtol=0)
     texts = by_path.encode_text(["a cat"])
     torch.testing.assert_close(by_name.encode_text(["a cat"]), texts)
-    # Its name says GELU, and so it is.
     plain = load_clip("ViT-tiny", pretrained=fine_tuned, device="cpu")
-    assert not torch.allclose(plain.dense_features(pixels), expected, atol=1e-4)
+    torch.testing.assert_close(plain.dense_features(pixels), expected, atol=1e-6, rtol=0)
+    # And so it is with GELU.
+    by_path = load_clip(fine_tuned, device="cpu", quick_gelu=False)
+    plain = load_clip("ViT-tiny", pretrained=fine_tuned, device="cpu", quick_gelu=False)
+    with_gelu = by_path.dense_features(pixels)
+    torch.testing.assert_close(plain.dense_features(pixels), with_gelu, atol=1e-6, rtol=0)
+    assert not torch.allclose(with_gelu, expected, atol=1e-4)
 
 
-def test_a_real_architecture_takes_a_320_pixel_fine_tune():
+def test_a_real_architecture_fine_tuned_at_320_pixels_loads_by_name_as_by_path(
+    monkeypatch, tmp_path
+):
     import open_clip
 
-    from vpl_plugin.clip.checkpoint import Checkpoint
-    from vpl_plugin.clip.open_clip_models import _image_size
+    # The vision tower is the real one; most of the text tower is left out for the memory's sake.
+    config = open_clip.get_model_config("ViT-B-16")
+    config["text_cfg"]["layers"] = 1
+    for module in (open_clip, open_clip.factory):
+        monkeypatch.setattr(module, "get_model_config", lambda _: copy.deepcopy(config))
 
-    vision = open_clip.get_model_config("ViT-B-16")["vision_cfg"]
-    for side, expected in ((320, {"force_image_size": 320}), (224, {})):
-        positions = torch.zeros(1 + (side // 16) ** 2, 768)
-        checkpoint = Checkpoint({"visual.positional_embedding": positions}, "tuned.pt")
-        assert _image_size(vision, checkpoint) == expected
+    def tuned():
+        model = open_clip.create_model("ViT-B-16", force_image_size=320)
+        return {name: value.bfloat16() for name, value in model.state_dict().items()}
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(tuned(), tmp_path / "tuned.pt")
+        pixels = torch.randn(1, 3, 320, 320)
+
+    def features(*source):
+        model = load_clip(*source, device="cpu")
+        assert model.module.visual.positional_embedding.shape == (1 + 20 * 20, 768)
+        return model.dense_features(pixels), model.encode_text(["a cat"])
+
+    by_path = features(tmp_path / "tuned.pt")
+    by_name = features("ViT-B-16", tmp_path / "tuned.pt")
+    torch.testing.assert_close(by_name, by_path, atol=1e-6, rtol=0)
 
 
 def activation(model):
@@ -502,11 +523,11 @@ def activation(model):
         ("state dict", None, "QuickGELU", "does not say its activation: QuickGELU"),
         ("torchscript", None, "QuickGELU", "QuickGELU, as the file is one of OpenAI's"),
         ("torchscript", "ViT-B-16", "QuickGELU", "QuickGELU, as the file is one of OpenAI's"),
-        ("state dict", "ViT-B-16", "GELU", "does not say its activation: GELU, as open_clip's"),
-        ("state dict", "ViT-B-16-quickgelu", "QuickGELU", "as ViT-B-16-quickgelu has it"),
+        ("state dict", "ViT-B-16", "QuickGELU", "does not say its activation: QuickGELU"),
+        ("safetensors", "ViT-B/16", "QuickGELU", "trained with GELU pass quick_gelu=False"),
+        ("state dict", "ViT-B-16-quickgelu", "QuickGELU", "QuickGELU, as asked for"),
         # open_clip has no architecture of this name; its "-quickgelu" is a word of ours too.
-        ("state dict", "ViT-S-16-quickgelu", "QuickGELU", "as ViT-S-16-quickgelu has it"),
-        ("safetensors", "ViT-B/16", "GELU", "pass the name ViT-B-16-quickgelu"),
+        ("state dict", "ViT-S-16-quickgelu", "QuickGELU", "QuickGELU, as asked for"),
     ],
 )
 def test_the_activation_of_a_file_follows_one_rule_that_is_logged(
@@ -518,6 +539,74 @@ def test_the_activation_of_a_file_follows_one_rule_that_is_logged(
     assert activation(model) == expected
     assert said in caplog.text
     assert str(path) in caplog.text
+
+
+@pytest.mark.parametrize("name", [None, "ViT-B-16"])
+@pytest.mark.parametrize("quick_gelu", [False, True])
+def test_the_caller_says_the_activation_that_a_file_does_not(
+    created, openai_model, tmp_path, caplog, name, quick_gelu
+):
+    path = save_openai_file("state dict", openai_model, tmp_path)
+    source = {"name_or_path": name, "pretrained": path} if name else {"name_or_path": path}
+    with caplog.at_level(logging.INFO):
+        model = load_clip(**source, device="cpu", quick_gelu=quick_gelu)
+    assert activation(model) == ("QuickGELU" if quick_gelu else "GELU")
+    assert f"{path}: {activation(model)}, as asked for" in caplog.text
+    assert "does not say its activation" not in caplog.text
+
+
+@pytest.mark.parametrize("name", [None, "ViT-B-16"])
+def test_open_clips_configuration_beside_a_file_says_its_activation(
+    created, openai_model, tmp_path, caplog, name
+):
+    path = save_openai_file("state dict", openai_model, tmp_path)
+    source = {"name_or_path": name, "pretrained": path} if name else {"name_or_path": path}
+    config = tmp_path / "open_clip_config.json"
+    for content, expected in (({}, "GELU"), ({"quick_gelu": True}, "QuickGELU")):
+        config.write_text(json.dumps({"model_cfg": content}))
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            assert activation(load_clip(**source, device="cpu")) == expected
+        assert f"{expected}, as the open_clip_config.json beside it says" in caplog.text
+    with pytest.raises(ValueError, match="quick_gelu=False contradicts that"):
+        load_clip(**source, device="cpu", quick_gelu=False)
+    for broken in ("{", "[]"):
+        config.write_text(broken)
+        with pytest.raises(ValueError, match=r"open_clip_config\.json"):
+            load_clip(**source, device="cpu")
+
+
+def test_activations_that_contradict_each_other_are_refused(
+    monkeypatch, openai_model, mini, tmp_path
+):
+    import open_clip
+
+    archive = save_openai_file("torchscript", openai_model, tmp_path)
+    monkeypatch.setattr(open_clip, "create_model", pytest.fail)
+    for source in ([archive], ["ViT-B-16", archive], ["ViT-B-16", "openai"]):
+        with pytest.raises(ValueError, match=r"QuickGELU, as .*quick_gelu=False contradicts that"):
+            load_clip(*source, quick_gelu=False)
+    with pytest.raises(ValueError, match="GELU, as it was trained; quick_gelu=True"):
+        load_clip("ViT-B-16", "laion2b_s34b_b88k", quick_gelu=True)
+    with pytest.raises(ValueError, match="contradicts the name ViT-B-16-quickgelu"):
+        load_clip("ViT-B/16-quickgelu", archive, quick_gelu=False)
+    for other in ("mini", mini, openai_model):
+        with pytest.raises(ValueError, match="quick_gelu goes with"):
+            load_clip(other, quick_gelu=True)
+    with pytest.raises(TypeError, match="quick_gelu must be True, False or None; got 'no'"):
+        load_clip(archive, quick_gelu="no")
+
+
+def test_what_the_caller_says_may_agree_with_the_weights(created, openai_model, tmp_path):
+    archive = save_openai_file("torchscript", openai_model, tmp_path)
+    for source in ([archive], ["ViT-B-16-quickgelu", archive], ["ViT-B-16", "openai"]):
+        assert activation(load_clip(*source, device="cpu", quick_gelu=True)) == "QuickGELU"
+
+
+def test_random_weights_take_the_activation_asked_for(created):
+    for options, expected in (({}, "GELU"), ({"quick_gelu": True}, "QuickGELU")):
+        assert activation(load_clip("ViT-B-16", device="cpu", **options)) == expected
+    assert activation(load_clip("ViT-B-16-quickgelu", device="cpu")) == "QuickGELU"
 
 
 def test_the_activation_of_a_tag_is_logged(created, caplog):
@@ -544,7 +633,7 @@ def test_open_clip_does_not_announce_random_weights_where_a_file_is_loaded(tmp_p
         assert done.returncode == 0, done.stderr
         assert "initialized randomly" not in done.stderr
         (line,) = done.stderr.strip().splitlines()
-        assert "GELU, as open_clip's ViT-S-32 has it" in line
+        assert "does not say its activation: QuickGELU" in line
         # Nor does it set up the caller's logging.
         assert done.stdout.strip() == handlers
 
@@ -563,15 +652,18 @@ def test_weights_that_cannot_be_downloaded_name_the_remedy(offline):
     message = str(found.value)
     assert message.startswith("ViT-B-32 with the weights 'openai' cannot be downloaded (")
     assert "https://huggingface.co/timm/vit_base_patch32_clip_224.openai" in message
-    # The file itself does not say that it was trained with QuickGELU.
-    assert "pass it as pretrained of ViT-B-32-quickgelu" in message
+    # A file that does not say its activation has this one's.
+    assert "pass it as pretrained of ViT-B-32, or take the embedded model" in message
     assert "\n" not in message
+    # This one's has to be said.
+    with pytest.raises(ConnectionError, match=r"quick_gelu=False.*--no-quick-gelu\), or take"):
+        load_clip("ViT-B-32", pretrained="laion2b_s34b_b79k", device="cpu")
     with pytest.raises(ConnectionError, match=r"^hf-hub:laion/none cannot be downloaded") as found:
         load_clip("hf-hub:laion/none", device="cpu")
     assert "\n" not in str(found.value)
 
 
-def test_a_folder_of_open_clip(make_open_clip, pixels, tmp_path):
+def test_a_folder_of_open_clip(make_open_clip, pixels, tmp_path, caplog):
     config = {
         "embed_dim": 32,
         "vision_cfg": {"layers": 3, "width": 128, "patch_size": 16, "image_size": 64},
@@ -587,8 +679,13 @@ def test_a_folder_of_open_clip(make_open_clip, pixels, tmp_path):
     torch.save(source.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
     expected = load_clip(source).dense_features(pixels)
     for name in (f"local-dir:{tmp_path}", str(tmp_path), tmp_path):
-        features = load_clip(name, device="cpu").dense_features(pixels)
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            features = load_clip(name, device="cpu").dense_features(pixels)
+        assert f"local-dir:{tmp_path}: GELU, as its open_clip_config.json says" in caplog.text
         torch.testing.assert_close(features, expected)
+        with pytest.raises(ValueError, match=r"quick_gelu=True.* contradicts that"):
+            load_clip(name, device="cpu", quick_gelu=True)
 
 
 def test_a_clip_model_in_another_dtype(make_open_clip, pixels):

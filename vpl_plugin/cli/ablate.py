@@ -29,10 +29,10 @@ from vpl_plugin.adapters.datasets import SetPhoto, voc_photos
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.cli import learning_curve
 from vpl_plugin.cli.ablation_tables import DEFAULT, TABLES, TEXT, Setting, markdown
+from vpl_plugin.cli.model_options import add_model_arguments, load_model
 from vpl_plugin.clip import (
     VOC,
     ClipModel,
-    load_clip,
     open_photo,
     text_prototypes,
 )
@@ -67,9 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--val", default="val", help="split that is scored beside it (default: val)"
     )
     parser.add_argument("--output", type=Path, default=Path("vpl_ablation"), help="folder to write")
-    parser.add_argument("--model", default="mini", help="as load_clip takes it (default: mini)")
-    parser.add_argument("--pretrained", default=None, help="open_clip's pretrained tag")
-    parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: cuda if there)")
+    add_model_arguments(parser)
     parser.add_argument(
         "--tables",
         nargs="+",
@@ -93,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"{split} has no photo with a mask that shows a class: {why}")
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
-    model = load_clip(arguments.model, arguments.pretrained, device=arguments.device)
+    model = load_model(arguments)
     context = {
         "model": encoder_fingerprint(model),
         **{name: _digest(photos) for name, photos in splits.items()},

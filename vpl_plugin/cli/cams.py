@@ -28,6 +28,7 @@ from vpl_plugin.adapters.datasets.photo_files import skipped_files
 from vpl_plugin.adapters.prototype_files import save_prototypes
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.cli.class_option import class_names
+from vpl_plugin.cli.model_options import add_model_arguments, load_model, model_source
 from vpl_plugin.cli.panels import PanelRow, save_panel
 from vpl_plugin.cli.text_options import TEXT_OPTIONS, add_text_arguments, changed_texts, own_texts
 from vpl_plugin.clip import (
@@ -35,7 +36,6 @@ from vpl_plugin.clip import (
     ClassNames,
     ClipModel,
     class_prototypes,
-    load_clip,
     open_photo,
 )
 from vpl_plugin.clip.out_of_memory import is_out_of_memory
@@ -68,9 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " (default: the sub-folder's name is the label)",
     )
     parser.add_argument("--output", type=Path, default=Path("vpl_cams"), help="folder to write")
-    parser.add_argument("--model", default="mini", help="as load_clip takes it (default: mini)")
-    parser.add_argument("--pretrained", help="open_clip's pretrained tag")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda if it is there)")
+    add_model_arguments(parser)
     parser.add_argument(
         "--prototypes",
         default="vision",
@@ -108,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"there is no photo whose labels are known: {listed.why_empty()}")
     output: Path = arguments.output
     claim_folder(output, {**_settings(arguments), "texts": changed_texts(names, of_set)})
-    model = load_clip(arguments.model, arguments.pretrained, device=arguments.device)
+    model = load_model(arguments)
     Z = class_prototypes(model, names)
 
     try:
@@ -203,8 +201,8 @@ def _prototypes(
             box_threshold=names.box_threshold,
         )
         facts = {
+            **model_source(arguments),
             "model": model.name,
-            "pretrained": arguments.pretrained,
             "classes": names.labels,
             **names.texts(),
             "photos": sum(item.photo not in failures for item in photos),

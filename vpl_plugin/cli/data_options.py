@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vpl_plugin.cli.model_options import model_source
+
 if TYPE_CHECKING:
     from vpl_plugin.adapters.datasets import PhotoSet
 
@@ -134,6 +136,5 @@ def data_source(arguments: argparse.Namespace, split: str) -> dict[str, Any]:
         "labels": labels.get(arguments.dataset),
         "classes": arguments.classes,
         "subset": split.partition(":")[0] if arguments.dataset == "coco" else None,
-        "model": arguments.model,
-        "pretrained": arguments.pretrained,
+        **model_source(arguments),
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vpl_plugin.cli.data_options import named_photos
+from vpl_plugin.cli.model_options import add_model_arguments, load_model, model_source
 from vpl_plugin.cli.text_options import add_text_arguments, changed_texts, own_texts
 
 if TYPE_CHECKING:
@@ -126,9 +127,7 @@ def _add_arguments(parser: argparse.ArgumentParser, output: str) -> None:
         "--masks", help="folder of ground-truth PNGs; for VOC and COCO below the root"
     )
     model = parser.add_argument_group("model")
-    model.add_argument("--model", default="mini", help="as load_clip takes it (default: mini)")
-    model.add_argument("--pretrained", help="open_clip's pretrained tag or a file")
-    model.add_argument("--device", help="cpu, cuda, ... (default: cuda if it is there)")
+    add_model_arguments(model)
     seeds = parser.add_argument_group("seeds and prototypes")
     seeds.add_argument("--threshold", type=float, default=0.4, help="Phi (default: 0.4)")
     seeds.add_argument(
@@ -249,11 +248,9 @@ def _run_stages(
     ranks: Ranks,
 ) -> None:
     """All but the evaluation, by every process together."""
-    from vpl_plugin.clip import load_clip
-
     model: Any = None
     if arguments.dry_run or pipeline.encoding & {*wanted}:
-        model = load_clip(arguments.model, arguments.pretrained, device=ranks.device)
+        model = load_model(arguments, device=ranks.device)
     if arguments.dry_run:
         if ranks.rank == 0:
             _show_estimates(pipeline.estimate(model, photos, settings, wanted))
@@ -276,13 +273,11 @@ def common_settings(arguments: argparse.Namespace, shard: tuple[int, int]) -> di
             ("labels", arguments.labels),
             ("classes", arguments.classes),
             ("subset", arguments.subset if arguments.dataset == "coco" else None),
-            ("model", arguments.model),
-            ("pretrained", arguments.pretrained),
         )
     }
     return {
         "output": arguments.output,
-        "source": source,
+        "source": {**source, **model_source(arguments)},
         "prototypes": arguments.prototypes,
         "threshold": arguments.threshold,
         "pixels_per_photo": arguments.pixels_per_photo or None,

@@ -24,10 +24,11 @@ from vpl_plugin.adapters.datasets.photo_files import (
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.cli.inference_options import add_inference_arguments, inference_settings
 from vpl_plugin.cli.mask_scores import score_masks
+from vpl_plugin.cli.model_options import add_model_arguments, load_model
 from vpl_plugin.cli.overlay import save_overlay
 from vpl_plugin.cli.photo_list import listed_photos
 from vpl_plugin.cli.predictions import Target, Wanted, write_predictions
-from vpl_plugin.clip import ClassNames, ClipModel, load_clip, open_photo
+from vpl_plugin.clip import ClassNames, ClipModel, open_photo
 from vpl_plugin.localization import read_mask
 from vpl_plugin.localization.ground_truth import check_shows_classes
 from vpl_plugin.run_folder import claim_folder
@@ -48,11 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, required=True, help="decoder.safetensors of vpl train"
     )
     parser.add_argument("--output", type=Path, default=Path("vpl_segment"), help="folder to write")
-    parser.add_argument(
-        "--model", help="as load_clip takes it (default: the one the decoder was trained on)"
-    )
-    parser.add_argument("--pretrained", help="open_clip's pretrained tag or a file")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda if it is there)")
+    add_model_arguments(parser, default=None, default_is="the one the decoder was trained on")
     parser.add_argument(
         "--list",
         type=Path,
@@ -100,6 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
             **settings.views(),
             "crf": arguments.crf,
             "labels": str(arguments.labels) if arguments.labels else None,
+            "quick_gelu": arguments.quick_gelu,
         },
     )
     wanted = [
@@ -110,9 +108,8 @@ def run(arguments: argparse.Namespace) -> int:
     logger.info("%d photos, %d of them done before", len(photos), done)
     try:
         if done < len(wanted):
-            name = arguments.model or about["encoder"]["name"]
-            model = load_clip(name, arguments.pretrained, device=arguments.device)
-            _check_weights(about, model)
+            model = load_model(arguments, default=about["encoder"]["name"])
+            _check_encoder(about, model)
             segmenter = load_segmenter(arguments.checkpoint, model)
             workers = arguments.workers if arguments.workers is not None else os.cpu_count() or 1
             write_predictions(segmenter, wanted, settings, failures, workers=workers)
@@ -131,13 +128,19 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _check_weights(about: dict[str, Any], model: ClipModel) -> None:
-    """A name alone would let an encoder of other weights through, or of random ones."""
-    noted = about["made_by"].get("encoder", {}).get("weights")
-    if noted is not None and noted != encoder_fingerprint(model)["weights"]:
+def _check_encoder(about: dict[str, Any], model: ClipModel) -> None:
+    """A name alone would let an encoder of other weights through, or of another activation."""
+    noted, own = about["made_by"].get("encoder", {}), encoder_fingerprint(model)
+    if noted.get("weights", own["weights"]) != own["weights"]:
         raise ValueError(
             f"the decoder was trained on other weights than these of {model.name!r}: say which"
             " with --model and --pretrained"
+        )
+    if noted.get("activation", own["activation"]) != own["activation"]:
+        raise ValueError(
+            f"the decoder was trained with {noted['activation']} in the encoder; this one of"
+            f" {model.name!r} has {own['activation']}: say which with --quick-gelu or"
+            " --no-quick-gelu"
         )
 
 

@@ -22,6 +22,7 @@ from vpl_plugin.cli.data_options import (
     split_photos,
 )
 from vpl_plugin.cli.inference_options import add_inference_arguments, inference_settings
+from vpl_plugin.cli.model_options import add_model_arguments, load_model
 from vpl_plugin.cli.region_plot import check_tsne, save_region_plot
 from vpl_plugin.cli.table3_decoders import decoder_name, measure_decoder
 from vpl_plugin.cli.table3_panels import save_panels
@@ -29,7 +30,7 @@ from vpl_plugin.cli.table3_phase1 import Phase1, run_phase1
 from vpl_plugin.cli.table3_report import markdown, table_rows
 from vpl_plugin.cli.text_options import add_text_arguments, changed_texts, own_texts
 from vpl_plugin.cli.training_options import add_training_arguments, training_settings
-from vpl_plugin.clip import ClipModel, load_clip
+from vpl_plugin.clip import ClipModel
 from vpl_plugin.localization.ground_truth import check_shows_classes
 from vpl_plugin.segmentation.examples import Example, list_examples
 from vpl_plugin.segmentation.training import train_decoder
@@ -52,9 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--val", required=True, help="split that the rows are scored on")
     data.add_argument("--masks", help="folder of ground-truth PNGs (default: the data set's)")
     model = parser.add_argument_group("model")
-    model.add_argument("--model", default="mini", help="as load_clip takes it (default: mini)")
-    model.add_argument("--pretrained", help="open_clip's pretrained tag or a file")
-    model.add_argument("--device", help="cpu, cuda, ... (default: cuda if it is there)")
+    add_model_arguments(model)
     add_text_arguments(parser)
     phase1 = parser.add_argument_group("phase 1")
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
@@ -146,7 +145,7 @@ def _run(
     texts: dict[str, Any] | None,
 ) -> None:
     output: Path = arguments.output
-    model = load_clip(arguments.model, arguments.pretrained, device=arguments.device)
+    model = load_model(arguments)
     kind, folder = arguments.supervision.split("/")
     sets = {name: (found, _phase1(arguments, name, texts)) for name, found in photos.items()}
     phase1 = run_phase1(model, sets["train"], sets["val"], kind, failures)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from vpl_plugin.adapters.prototype_files import load_prototypes
 from vpl_plugin.cli.data_options import SPLIT_HELP, add_data_arguments, split_photos
+from vpl_plugin.cli.model_options import add_model_arguments, load_model
 from vpl_plugin.cli.ranks import joined_ranks
 from vpl_plugin.cli.training_options import add_training_arguments, training_settings
-from vpl_plugin.clip import load_clip, open_photo
+from vpl_plugin.clip import open_photo
 from vpl_plugin.localization import SegmentationMeter, read_mask
 from vpl_plugin.localization.ground_truth import check_shows_classes
 from vpl_plugin.localization.mask_files import IGNORE_INDEX
@@ -40,9 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--val", help="split to validate on, if any")
     data.add_argument("--val-masks", help="its folder of ground-truth PNGs")
     model = parser.add_argument_group("model")
-    model.add_argument("--model", default="mini", help="as load_clip takes it (default: mini)")
-    model.add_argument("--pretrained", help="open_clip's pretrained tag or a file")
-    model.add_argument("--device", help="cpu, cuda, ... (default: cuda if it is there)")
+    add_model_arguments(model)
     settings = parser.add_argument_group("decoder and training")
     add_training_arguments(settings)
     settings.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
@@ -109,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         logger.info("%d photos to train on", len(examples))
         try:
             train_decoder(
-                load_clip(arguments.model, arguments.pretrained, device=ranks.device),
+                load_model(arguments, device=ranks.device),
                 examples,
                 prototypes,
                 len(labels),

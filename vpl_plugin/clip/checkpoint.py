@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vpl_plugin.clip.activation import uses_quick_gelu
 from vpl_plugin.clip.checks import UnsupportedModelError
 from vpl_plugin.clip.hugging_face import (
     HFConfig,
@@ -20,13 +21,16 @@ from vpl_plugin.clip.hugging_face import (
     has_hf_names,
     openai_names,
     parse_config,
+    read_json,
     weight_parts,
 )
 from vpl_plugin.clip.one_line import one_line
 from vpl_plugin.clip.weight_files import read_weight_file
 
 __all__ = [
+    "OPEN_CLIP_CONFIG",
     "Checkpoint",
+    "activation_of",
     "apply_config",
     "build_openai_vit",
     "check_fit",
@@ -34,11 +38,12 @@ __all__ = [
     "load_weights",
     "native_side",
     "read_checkpoint",
-    "uses_quick_gelu",
 ]
 
 logger = logging.getLogger(__name__)
 
+# What open_clip writes beside its weights.
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 # OpenAI's models have heads of this width; their checkpoints do not note it.
 _HEAD_WIDTH = 64
 # Noted in OpenAI's archives beside the weights.
@@ -58,6 +63,7 @@ class Checkpoint(NamedTuple):
         source: what messages call it: the path of the file or folder.
         is_openai: a TorchScript archive, or with the figures that OpenAI notes beside the weights.
         config: what the config.json beside weights with Hugging Face's names says.
+        open_clip_config: the model's part of the open_clip_config.json beside other weights.
         names: the first few names in the file.
     """
 
@@ -65,6 +71,7 @@ class Checkpoint(NamedTuple):
     source: str
     is_openai: bool = False
     config: HFConfig | None = None
+    open_clip_config: Mapping[str, Any] | None = None
     names: tuple[str, ...] = ()
 
 
@@ -81,7 +88,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         FileNotFoundError: there is no such file, or the folder holds none.
         ValueError: the file is damaged, holds no weights, or holds pickled objects, which are
-            never run.
+            never run; or the configuration beside it cannot be read.
     """
     files = weight_parts(path) if path.is_dir() else [path]
     stored: dict[str, Any] = {}
@@ -98,14 +105,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
     is_openai = is_openai or all(name in weights for name in _NOT_WEIGHTS)
     for name in _NOT_WEIGHTS:
         weights.pop(name, None)
-    config = None
+    config = open_clip_config = None
     if has_hf_names(weights):
         config = config_beside(files[0])
         try:
             weights = openai_names(weights)
         except ValueError as error:
             raise ValueError(f"{path} is damaged: {error}") from error
-    return Checkpoint(weights, str(path), is_openai, config, tuple(stored)[:_SHOWN])
+    else:
+        open_clip_config = _open_clip_config_beside(files[0])
+    names = tuple(stored)[:_SHOWN]
+    return Checkpoint(weights, str(path), is_openai, config, open_clip_config, names)
 
 
 def from_hf_model(model: Any) -> Checkpoint:
@@ -118,6 +128,17 @@ def from_hf_model(model: Any) -> Checkpoint:
     config = parse_config(model.config.to_dict(), source)
     weights = model.state_dict()
     return Checkpoint(openai_names(weights), source, config=config, names=tuple(weights)[:_SHOWN])
+
+
+def _open_clip_config_beside(file: Path) -> Mapping[str, Any] | None:
+    beside = file.parent / OPEN_CLIP_CONFIG
+    if not beside.is_file():
+        return None
+    config = read_json(beside)
+    of_model = config.get("model_cfg") if isinstance(config, dict) else None
+    if not isinstance(of_model, dict):
+        raise ValueError(f"{beside} must hold an object as model_cfg")
+    return of_model
 
 
 def _check_data(path: Path, name: str, value: Tensor) -> None:
@@ -149,47 +170,25 @@ def _bare_names(path: Path, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def uses_quick_gelu(checkpoint: Checkpoint, name: str | None, named_so: bool = False) -> bool:
-    """Whether weights of a file were trained with QuickGELU, by one rule, and logs why.
-
-    The file says so where it can: OpenAI's own files have QuickGELU, and Hugging Face's config.json
-    names the activation. A bare state dict says nothing: then the architecture's name decides, in
-    which open_clip writes "-quickgelu", and without a name it is taken for OpenAI's.
+def activation_of(checkpoint: Checkpoint, asked: bool | None) -> bool:
+    """Whether the weights of a file take QuickGELU, by :func:`uses_quick_gelu`.
 
     Args:
         checkpoint: the file.
-        name: the architecture's, where the caller named one.
-        named_so: that architecture has QuickGELU.
+        asked: what the caller says; None for nothing.
+
+    Raises:
+        ValueError: the caller says otherwise than the file.
     """
-    source = checkpoint.source
+    said, why = None, ""
     if checkpoint.config is not None:
-        quick = checkpoint.config.vision.quick_gelu
-        logger.info("%s: %s, as its config.json says", source, _ACTIVATIONS[quick])
+        said, why = checkpoint.config.vision.quick_gelu, "as its config.json says"
     elif checkpoint.is_openai:
-        quick = True
-        logger.info("%s: QuickGELU, as the file is one of OpenAI's", source)
-    elif named_so:
-        quick = True
-        logger.info("%s: QuickGELU, as %s has it", source, name)
-    elif name is not None:
-        quick = False
-        logger.warning(
-            "%s does not say its activation: GELU, as open_clip's %s has it. For weights that"
-            " come from OpenAI's pass the name %s-quickgelu",
-            *(source, name, name),
-        )
-    else:
-        quick = True
-        logger.warning(
-            "%s does not say its activation: QuickGELU, and heads of %d channels, as OpenAI's"
-            " models have them. For weights that open_clip trained pass the architecture's name,"
-            " and the file as pretrained",
-            *(source, _HEAD_WIDTH),
-        )
-    return quick
-
-
-_ACTIVATIONS = {True: "QuickGELU", False: "GELU"}
+        said, why = True, "as the file is one of OpenAI's"
+    elif checkpoint.open_clip_config is not None:
+        said = bool(checkpoint.open_clip_config.get("quick_gelu"))
+        why = f"as the {OPEN_CLIP_CONFIG} beside it says"
+    return uses_quick_gelu(checkpoint.source, said, why, asked)
 
 
 def native_side(checkpoint: Checkpoint, patch_size: int) -> int | None:
@@ -212,18 +211,20 @@ _NEEDED = {
 }
 
 
-def build_openai_vit(checkpoint: Checkpoint) -> nn.Module:
+def build_openai_vit(checkpoint: Checkpoint, quick_gelu: bool | None = None) -> nn.Module:
     """OpenAI's CLIP with a vision transformer, every size read off its weights, in float32.
 
     Args:
         checkpoint: weights under OpenAI's names.
+        quick_gelu: what the caller says of their activation; None for nothing.
 
     Returns:
-        An ``open_clip.CLIP``, with QuickGELU where :func:`uses_quick_gelu` says so.
+        An ``open_clip.CLIP``, with QuickGELU where :func:`activation_of` says so.
 
     Raises:
         UnsupportedModelError: the weights are those of a CLIP with a ResNet.
-        ValueError: the weights are those of something else; the message says of what.
+        ValueError: the weights are those of something else; the message says of what. Or the
+            caller says another activation than the file.
     """
     weights, source = checkpoint.weights, checkpoint.source
     if "visual.layer1.0.conv1.weight" in weights:
@@ -246,7 +247,14 @@ def build_openai_vit(checkpoint: Checkpoint) -> nn.Module:
     # Without memory first: what does not fit together would else ask for any amount of it.
     with torch.device("meta"):
         check_fit(_build(source, sizes, quick_gelu=False), checkpoint)
-    model = _build(source, sizes, quick_gelu=uses_quick_gelu(checkpoint, None))
+    activation = activation_of(checkpoint, quick_gelu)
+    if checkpoint.config is None and not checkpoint.is_openai:
+        logger.warning(
+            "%s does not say its heads: of %d channels each, as OpenAI's models have them. For"
+            " others pass the architecture's name, and the file as pretrained",
+            *(source, _HEAD_WIDTH),
+        )
+    model = _build(source, sizes, quick_gelu=activation)
     load_weights(model, checkpoint)
     return model
 

@@ -27,6 +27,7 @@ __all__ = [
     "is_hf_model",
     "openai_names",
     "parse_config",
+    "read_json",
     "weight_parts",
 ]
 
@@ -153,11 +154,11 @@ def config_beside(weights: Path) -> HFConfig | None:
     file = weights.parent / CONFIG
     if not file.is_file():
         return None
-    config = parse_config(_read_json(file), str(file))
+    config = parse_config(read_json(file), str(file))
     pixels = weights.parent / PREPROCESSOR
     if not pixels.is_file():
         return config
-    stored = _read_json(pixels)
+    stored = read_json(pixels)
     mean, std = (
         _channels(stored.get(key) if isinstance(stored, dict) else None, key, pixels)
         for key in ("image_mean", "image_std")
@@ -176,7 +177,12 @@ def _channels(value: Any, key: str, file: Path) -> tuple[float, ...] | None:
     return tuple(map(float, value))
 
 
-def _read_json(file: Path) -> Any:
+def read_json(file: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: it is not readable JSON.
+    """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -197,7 +203,7 @@ def weight_parts(folder: Path) -> list[Path]:
         )
     if file.suffix != ".json":
         return [file]
-    index = _read_json(file)
+    index = read_json(file)
     parts = index.get("weight_map") if isinstance(index, dict) else None
     names = list(parts.values()) if isinstance(parts, dict) else []
     # A name with a folder in it could lead anywhere.
@@ -298,7 +304,7 @@ def fetch_folder(repository: str) -> Path:
 
     try:
         config = Path(hf_hub_download(repository, CONFIG))
-        parse_config(_read_json(config), f"{CONFIG} of {repository}")
+        parse_config(read_json(config), f"{CONFIG} of {repository}")
         for name in (PREPROCESSOR, *WEIGHTS):
             try:
                 found = Path(hf_hub_download(repository, name))

@@ -13,12 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vpl_plugin.clip.checkpoint import build_openai_vit, from_hf_model, read_checkpoint
+from vpl_plugin.clip.checkpoint import (
+    OPEN_CLIP_CONFIG,
+    build_openai_vit,
+    from_hf_model,
+    read_checkpoint,
+)
 from vpl_plugin.clip.hugging_face import fetch_folder, folder_tokenizer, is_hf_model
 from vpl_plugin.clip.mini import load_mini
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.clip.open_clip_models import (
-    OPEN_CLIP_CONFIG,
     SCHEMAS,
     is_architecture,
     load_named,
@@ -43,6 +47,7 @@ def load_clip(
     *,
     dtype: torch.dtype | None = None,
     tokenizer: Tokenizer | None = None,
+    quick_gelu: bool | None = None,
 ) -> ClipModel:
     """Load a CLIP model with a vision transformer, frozen and in eval mode.
 
@@ -51,7 +56,7 @@ def load_clip(
 
             - ``"mini"``, the model embedded in this package;
             - the name of an open_clip ViT ("ViT-B-16"; also "hf-hub:..." and "local-dir:..."),
-              with "-quickgelu" behind it where a file's weights were trained so;
+              where "-quickgelu" behind it says the same as ``quick_gelu=True``;
             - a file: one of OpenAI's ``.pt`` files, or a state dict with its parameter names or
               with Hugging Face's (``model.safetensors``, ``pytorch_model.bin``);
             - a folder that ``save_pretrained`` wrote, or its name on the Hugging Face hub
@@ -71,10 +76,12 @@ def load_clip(
         tokenizer: maps a list of T texts to token ids (T, context), for models with a
             vocabulary other than CLIP's. open_clip names and Hugging Face's folders bring their
             own (the latter takes the extra ``hf``).
+        quick_gelu: the activation of weights that do not say theirs, such as a bare state dict:
+            True for QuickGELU, False for GELU. None takes them for OpenAI's or descendants of
+            them, with QuickGELU, whether an architecture's name stands beside the file or not.
 
-    The activation is QuickGELU where the file says so, as OpenAI's archives and Hugging Face's
-    config.json do, or the tag; a bare state dict says nothing, and has what the architecture's name
-    says, or OpenAI's QuickGELU when it is loaded without one. It is logged which and why.
+    OpenAI's archives, Hugging Face's config.json, open_clip's configurations and its tags say the
+    activation themselves. It is logged which one it is and why.
 
     Returns:
         The model.
@@ -86,7 +93,9 @@ def load_clip(
             and a ValueError.
         TypeError: ``name_or_path`` is something else than listed.
         ValueError: an unknown name or tag, a file that cannot be read or does not fit,
-            ``pretrained`` beside anything but an open_clip name, or a device that is not there.
+            ``pretrained`` beside anything but an open_clip name, ``quick_gelu`` against what the
+            weights or the name say or beside a model that has its activation, or a device that
+            is not there.
         ImportError: the tokenizer takes transformers, which is not installed.
 
     Example:
@@ -96,12 +105,16 @@ def load_clip(
     """
     if device is not None:
         _check_device(device)
+    if quick_gelu is not None and not isinstance(quick_gelu, bool):
+        raise TypeError(f"quick_gelu must be True, False or None; got {_shown(quick_gelu)}")
     if isinstance(name_or_path, ClipModel):
         _refuse_pretrained(pretrained, "a ClipModel")
+        _refuse_quick_gelu(quick_gelu, "a ClipModel")
         model = _changed(name_or_path, dtype, tokenizer)
         return model if device is None else model.to(device)
     if isinstance(name_or_path, nn.Module):
         _refuse_pretrained(pretrained, "a model object")
+        _refuse_quick_gelu(quick_gelu, "a model object")
         name, module = _of_object(_unwrapped(name_or_path))
     elif not isinstance(name_or_path, (str, os.PathLike)):
         raise TypeError(
@@ -110,9 +123,12 @@ def load_clip(
         )
     elif name_or_path == _MINI:
         _refuse_pretrained(pretrained, "'mini'")
+        _refuse_quick_gelu(quick_gelu, "'mini'")
         name, module = _MINI, load_mini()
     else:
-        name, module, own_tokenizer = _named_or_stored(name_or_path, pretrained, tokenizer)
+        name, module, own_tokenizer = _named_or_stored(
+            name_or_path, pretrained, tokenizer, quick_gelu
+        )
         tokenizer = tokenizer or own_tokenizer
     model = ClipModel(module, name=name, tokenizer=tokenizer, dtype=dtype or torch.float32)
     if device is None and isinstance(name_or_path, nn.Module):
@@ -136,31 +152,32 @@ def _named_or_stored(
     name_or_path: str | os.PathLike[str],
     pretrained: str | os.PathLike[str] | None,
     tokenizer: Tokenizer | None,
+    quick_gelu: bool | None,
 ) -> tuple[str, nn.Module, Tokenizer | None]:
     """What a path or a name stands for, with its tokenizer where it is not CLIP's."""
     path, name = Path(name_or_path), str(name_or_path)
     if name.startswith(SCHEMAS):
         _refuse_pretrained(pretrained, name)
-        return load_schema(name)
+        return load_schema(name, quick_gelu)
     if (path / OPEN_CLIP_CONFIG).is_file():
         _refuse_pretrained(pretrained, "a folder")
-        return load_schema(f"local-dir:{path}")
+        return load_schema(f"local-dir:{path}", quick_gelu)
     named = is_architecture(name)
     if looks_like_weights(name_or_path) or (name and path.is_dir() and not named):
         _refuse_pretrained(pretrained, "a folder" if path.is_dir() else "a file")
         title = path.resolve().name if path.is_dir() else path.stem
-        return title, *_stored(path, str(path), tokenizer)
+        return title, *_stored(path, str(path), tokenizer, quick_gelu)
     if named or not _HUB_NAME.fullmatch(name):
-        return load_named(name, pretrained)
+        return load_named(name, pretrained, quick_gelu)
     _refuse_pretrained(pretrained, name)
-    return name, *_stored(fetch_folder(name), name, tokenizer)
+    return name, *_stored(fetch_folder(name), name, tokenizer, quick_gelu)
 
 
 def _stored(
-    path: Path, source: str, tokenizer: Tokenizer | None
+    path: Path, source: str, tokenizer: Tokenizer | None, quick_gelu: bool | None
 ) -> tuple[nn.Module, Tokenizer | None]:
     """The model of a file or folder; the tokenizer of its folder where CLIP's does not fit."""
-    module: Any = build_openai_vit(read_checkpoint(path))
+    module: Any = build_openai_vit(read_checkpoint(path), quick_gelu)
     if tokenizer is None and module.vocab_size != CLIP_VOCABULARY and path.is_dir():
         tokenizer = folder_tokenizer(source, module.context_length)
     return module, tokenizer
@@ -179,6 +196,14 @@ def _refuse_pretrained(pretrained: object, what: str) -> None:
     if pretrained is not None:
         raise ValueError(
             f"pretrained goes with the name of an open_clip model; got {pretrained!r} beside {what}"
+        )
+
+
+def _refuse_quick_gelu(quick_gelu: bool | None, what: str) -> None:
+    if quick_gelu is not None:
+        raise ValueError(
+            "quick_gelu goes with the name of a model or with a file of weights; got"
+            f" quick_gelu={quick_gelu} beside {what}, which has its activation"
         )
 
 

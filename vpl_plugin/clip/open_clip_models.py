@@ -13,19 +13,20 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from vpl_plugin.clip.activation import uses_quick_gelu
 from vpl_plugin.clip.checkpoint import (
+    OPEN_CLIP_CONFIG,
     Checkpoint,
+    activation_of,
     load_weights,
     native_side,
     read_checkpoint,
-    uses_quick_gelu,
 )
 from vpl_plugin.clip.checks import UnsupportedModelError
 from vpl_plugin.clip.one_line import one_line
 from vpl_plugin.clip.weight_files import looks_like_weights
 
 __all__ = [
-    "OPEN_CLIP_CONFIG",
     "SCHEMAS",
     "NamedModel",
     "is_architecture",
@@ -37,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 # open_clip finds the configuration and the weights of these itself.
 SCHEMAS = ("hf-hub:", "local-dir:")
-OPEN_CLIP_CONFIG = "open_clip_config.json"
 # How open_clip's names say it.
 _QUICK_GELU = "-quickgelu"
 # The name of a model on the Hugging Face hub.
@@ -59,13 +59,18 @@ def is_architecture(name: str) -> bool:
     return name.replace("/", "-").removesuffix(_QUICK_GELU) in open_clip.list_models()
 
 
-def load_schema(name: str) -> NamedModel:
+def load_schema(name: str, quick_gelu: bool | None = None) -> NamedModel:
     """A model that open_clip reads from a folder ("local-dir:...") or the hub ("hf-hub:...").
+
+    Args:
+        name: with "local-dir:" or "hf-hub:" before it.
+        quick_gelu: what the caller says of its activation; None for nothing.
 
     Raises:
         ConnectionError: the hub cannot be reached, or has no such model.
         FileNotFoundError: there is no such folder, or no open_clip_config.json in it.
-        ValueError: open_clip cannot load it.
+        ValueError: open_clip cannot load it, or its configuration has another activation than
+            the caller says.
     """
     import open_clip
 
@@ -76,19 +81,30 @@ def load_schema(name: str) -> NamedModel:
         if not config.is_file():
             raise FileNotFoundError(f"{name} has no file {config}")
     with _open_clip_errors(name, remedy):
+        said = bool(open_clip.get_model_config(name).get("quick_gelu"))
+    uses_quick_gelu(name, said, f"as its {OPEN_CLIP_CONFIG} says", quick_gelu)
+    with _open_clip_errors(name, remedy):
         # Without weights it would go on with random ones.
         module = open_clip.create_model(name, require_pretrained=True, weights_only=True)
         return NamedModel(name, module, open_clip.get_tokenizer(name))
 
 
-def load_named(name: str, pretrained: str | os.PathLike[str] | None) -> NamedModel:
+def load_named(
+    name: str, pretrained: str | os.PathLike[str] | None, quick_gelu: bool | None = None
+) -> NamedModel:
     """An architecture of open_clip with weights of a tag or a file, or with random ones.
+
+    Args:
+        name: the architecture's; "-quickgelu" behind it says the same as ``quick_gelu=True``.
+        pretrained: a tag, a file or a folder; None for random weights.
+        quick_gelu: what the caller says of the activation; None for nothing.
 
     Raises:
         ConnectionError: the weights of a tag cannot be downloaded.
         FileNotFoundError: there is no such file.
         UnsupportedModelError: the vision tower is no plain vision transformer.
-        ValueError: an unknown name or tag, or a file that cannot be read or does not fit.
+        ValueError: an unknown name or tag, a file that cannot be read or does not fit, or two
+            activations that contradict each other.
     """
     import open_clip
 
@@ -99,30 +115,39 @@ def load_named(name: str, pretrained: str | os.PathLike[str] | None) -> NamedMod
         raise ValueError(_unknown_model(name, known))
     config = open_clip.get_model_config(architecture)
     _check_architecture(name, config["vision_cfg"])
-    named_so = bool(config.get("quick_gelu")) or name.endswith(_QUICK_GELU)
+    own = bool(config.get("quick_gelu"))
+    if own or name.endswith(_QUICK_GELU):
+        if quick_gelu is False:
+            raise ValueError(
+                f"quick_gelu=False contradicts the name {name}, which stands for QuickGELU"
+            )
+        quick_gelu = True
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if pretrained is None:
         logger.warning("%s gets random weights: pretrained names none", name)
-        module = _create(name, architecture, force_quick_gelu=named_so)
+        module = _create(name, architecture, force_quick_gelu=bool(quick_gelu))
     elif pretrained in tags:
         of_tag = open_clip.get_pretrained_cfg(architecture, str(pretrained))
-        quick_gelu = bool(of_tag.get("quick_gelu"))
-        logger.info(
-            "%s, %s: %s, as it was trained", name, pretrained, "QuickGELU" if quick_gelu else "GELU"
+        # open_clip leaves an architecture's own QuickGELU on, whatever the tag.
+        of_weights = uses_quick_gelu(
+            f"{name}, {pretrained}",
+            own or bool(of_tag.get("quick_gelu")),
+            "as it was trained",
+            quick_gelu,
         )
         source = of_tag.get("hf_hub", "").strip("/")
         at = f" from https://huggingface.co/{source}" if _HUB_NAME.fullmatch(source) else ""
-        # A bare file does not say that it was trained with QuickGELU.
-        named = f"{architecture.removesuffix(_QUICK_GELU)}{_QUICK_GELU if quick_gelu else ''}"
+        # A bare file does not say that it was trained with GELU.
+        also = "" if of_weights else " with quick_gelu=False (on the command line --no-quick-gelu)"
         remedy = (
-            f"Without a network fetch the file elsewhere{at} and pass it as pretrained of {named},"
-            " or take the embedded model 'mini'"
+            f"Without a network fetch the file elsewhere{at} and pass it as pretrained of {name}"
+            f"{also}, or take the embedded model 'mini'"
         )
         with _open_clip_errors(f"{name} with the weights {pretrained!r}", remedy):
             module = open_clip.create_model(
                 architecture,
                 pretrained=pretrained,
-                force_quick_gelu=quick_gelu,
+                force_quick_gelu=of_weights,
                 weights_only=True,
             )
     elif looks_like_weights(pretrained) or Path(pretrained).is_dir():
@@ -130,7 +155,7 @@ def load_named(name: str, pretrained: str | os.PathLike[str] | None) -> NamedMod
         module = _create(
             name,
             architecture,
-            force_quick_gelu=uses_quick_gelu(checkpoint, name, named_so),
+            force_quick_gelu=activation_of(checkpoint, quick_gelu),
             **_image_size(config["vision_cfg"], checkpoint),
         )
         load_weights(module, checkpoint)

@@ -166,16 +166,27 @@ def read_tokens(file: Path) -> np.ndarray:
 
 
 def encoder_fingerprint(model: ClipModel) -> dict[str, Any]:
-    """The encoder's name, the dtype it computes in, and a digest of its vision tower's weights."""
+    """What of an encoder its tokens depend on.
+
+    Args:
+        model: the encoder.
+
+    Returns:
+        "name", "dtype" (what it computes in), "weights" (a digest of its vision tower's) and
+        "activation" (its vision tower's).
+    """
     digest = hashlib.sha256()
     visual: Any = model.module.visual
     for name, value in sorted(visual.state_dict().items()):
         digest.update(name.encode())
         digest.update(_bytes(value))
+    # The same weights run with either, and only one of them is right.
+    kinds = {type(layer).__name__ for layer in visual.modules()} & {"GELU", "QuickGELU"}
     return {
         "name": model.name,
         "dtype": str(model.dtype).removeprefix("torch."),
         "weights": digest.hexdigest()[:16],
+        "activation": " and ".join(sorted(kinds)),
     }
 
 
