@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from vpl_plugin.adapters.prototype_files import load_prototypes
-from vpl_plugin.cli import clip_es
+from vpl_plugin.cli import clip_cpal, clip_es
 from vpl_plugin.cli.main import main
 from vpl_plugin.cli.text_options import add_text_arguments, changed_texts, own_texts
 from vpl_plugin.clip import (
@@ -158,25 +159,84 @@ def test_vpl_cams_uses_them_saves_them_and_takes_them_back(
     assert call("again", "--prototypes", learned, "--texts", learned) == 0
 
 
+@pytest.fixture
+def more_own(tmp_path: Path) -> list[str]:
+    """Options and a file; the options win."""
+    file = tmp_path / "texts.json"
+    content = {"prompts": {"cat": "lion", "dog": ["dog", "puppy"]}, "background": ["sea"]}
+    file.write_text(json.dumps(content))
+    return ["--texts", str(file), *OWN]
+
+
+@pytest.mark.parametrize(
+    ("command", "more", "last"),
+    [
+        (clip_es.main, (), "prototypes"),
+        (clip_cpal.main, ("bank", "adapt"), "vision/adapted"),
+    ],
+    ids=["vpl-clip-es", "vpl-clip-cpal"],
+)
 def test_the_stages_use_them_and_hand_them_on(
-    voc_tiny: Path, mini: ClipModel, tmp_path: Path
+    command: Callable[[list[str]], int],
+    more: Sequence[str],
+    last: str,
+    more_own: list[str],
+    voc_tiny: Path,
+    mini: ClipModel,
+    tmp_path: Path,
 ) -> None:
     def call(stage: str, *options: str) -> int:
         data = ["--dataset", "voc", "--root", str(voc_tiny), "--labels", "masks"]
         split = ["--split", str(voc_tiny / "train.txt"), "--masks", "SegmentationClass"]
         work = ["--output", str(tmp_path / "out"), "--device", "cpu", "--workers", "1"]
-        return clip_es.main([stage, *data, *split, *work, *options])
+        return command([stage, *data, *split, *work, *options])
 
-    assert call("seeds", *OWN) == 0
-    assert call("learn", *OWN) == 0
-    names = parsed(*OWN, names=VOC)
+    for stage in ("seeds", "learn", *more):
+        assert call(stage, *more_own) == 0
+    names = parsed(*more_own, names=VOC)
     rows, about = load_prototypes(tmp_path / "out/seeds/text_prototypes.safetensors")
     torch.testing.assert_close(rows, class_prototypes(mini, names))
-    _, learned = load_prototypes(tmp_path / "out/prototypes/prototypes.safetensors")
+    _, learned = load_prototypes(tmp_path / "out" / last / "prototypes.safetensors")
     for made in (about, learned):
         assert made["prompts"]["cat"] == "tabby cat"
+        assert made["prompts"]["dog"] == ["dog", "puppy"]
         assert made["background"] == ["carpet", "table"]
         assert made["templates"] == ["a {}"]
+    # Other texts are other settings.
     assert call("seeds") == 2
+    assert call("seeds", *OWN) == 2
     run = json.loads((tmp_path / "out/seeds/run.json").read_text())
-    assert run["texts"]["prompts"] == {"cat": "tabby cat"}
+    assert run["texts"]["prompts"] == {"cat": "tabby cat", "dog": ["dog", "puppy"]}
+
+
+def test_vpl_table3_uses_them_and_does_not_mix_them(
+    more_own: list[str],
+    voc_tiny: Path,
+    mini: ClipModel,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out"
+
+    def call(*options: str) -> int:
+        data = ["--dataset", "voc", "--root", str(voc_tiny), "--labels", "masks"]
+        split = ["--train", "train.txt", "--val", "val.txt", "--no-tsne", "--panels", "0"]
+        work = ["--output", str(output), "--device", "cpu", "--workers", "1"]
+        decoder = ["--width", "32", "--layers", "1", "--heads", "2", "--crop", "64"]
+        training = ["--iterations", "2", "--batch-size", "2"]
+        return main(["table3", *data, *split, *work, *decoder, *training, *options])
+
+    assert call(*more_own) == 0
+    names = parsed(*more_own, names=VOC)
+    rows, _ = load_prototypes(output / "train/seeds/text_prototypes.safetensors")
+    torch.testing.assert_close(rows, class_prototypes(mini, names))
+    of_val = json.loads((output / "val/text/cams/run.json").read_text())
+    assert of_val["texts"]["prompts"] == {"cat": "tabby cat", "dog": ["dog", "puppy"]}
+    learned, about = load_prototypes(output / "train/prototypes/prototypes.safetensors")
+    assert len(learned) == len(VOC.labels) + 2
+    assert about["background"] == ["carpet", "table"]
+    assert about["templates"] == ["a {}"]
+    capsys.readouterr()
+    assert call() == 2
+    assert "texts was {" in capsys.readouterr().err
+    assert call(*more_own) == 0
