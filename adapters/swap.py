@@ -9,7 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from vpl_plugin.core.checks import describe
+from vpl_plugin.checks import describe
+from vpl_plugin.errors import InputError
 
 __all__ = ["swap_prototypes"]
 
@@ -96,7 +97,7 @@ def _check(holder: object, attribute: str, name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor; got {describe(value)}")
     if value.shape != kept.shape:
-        raise ValueError(
+        raise InputError(
             f"{name} must have the shape {tuple(kept.shape)} of holder's {attribute};"
             f" got {describe(value)}"
         )

@@ -30,14 +30,15 @@ import torch
 from tqdm import tqdm
 
 from vpl_plugin.adapters.clip_es.cams import batch_cams
-from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams, write_upstream_cams
-from vpl_plugin.adapters.clip_es.upstream_devices import cpu_for_missing_cuda
-from vpl_plugin.adapters.clip_es.upstream_encoder import load_encoder
-from vpl_plugin.adapters.clip_es.upstream_runner import _import_script
+from vpl_plugin.adapters.clip_es.upstream.cam_files import read_upstream_cams, write_upstream_cams
+from vpl_plugin.adapters.clip_es.upstream.devices import cpu_for_missing_cuda
+from vpl_plugin.adapters.clip_es.upstream.encoder import load_encoder
+from vpl_plugin.adapters.clip_es.upstream.runner import _import_script
 from vpl_plugin.adapters.datasets import voc_photos
 from vpl_plugin.clip import VOC, load_clip
 from vpl_plugin.clip.preprocess import open_photo
 from vpl_plugin.localization.seeds import resize_cams
+from vpl_plugin.prototypes import Prototypes
 
 
 class Stopwatch:
@@ -118,7 +119,8 @@ def measure(arguments: argparse.Namespace, photos: Any, folder: Path) -> None:
     script.tqdm = list
 
     model.tokens_before_last_block = Stopwatch(model.tokens_before_last_block)
-    prototypes = torch.cat([foreground, background]).detach()
+    names = tuple(map(str, range(len(foreground))))
+    prototypes = Prototypes(torch.cat([foreground, background]).detach(), names)
     for name in ("JPEGImages", "Annotations", "upstream", "ours"):
         (folder / name).mkdir()
     settings = SimpleNamespace(img_root=str(folder / "JPEGImages"), cam_out_dir=folder / "upstream")
@@ -135,7 +137,6 @@ def measure(arguments: argparse.Namespace, photos: Any, folder: Path) -> None:
             model.preprocess(photo)[None],
             [classes],
             prototypes,
-            num_foreground=len(foreground),
             position_dtype=torch.float16,
         )
         resized = resize_cams(cams.refined, (photo.height, photo.width)).numpy()

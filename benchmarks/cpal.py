@@ -29,6 +29,7 @@ from vpl_plugin.adapters.clip_cpal import Context, Example, SupportBank, context
 from vpl_plugin.adapters.clip_cpal.constants import ALIGNMENT, PHOTOS_PER_STEP, TOP_K
 from vpl_plugin.adapters.clip_cpal.self_supervision import step_losses
 from vpl_plugin.adapters.clip_cpal.stages.adapt import Examples, HeldInstances
+from vpl_plugin.prototypes import Prototypes
 
 CLASSES, WIDTH, CAPACITY, CLUSTERS, PIXELS = 20, 512, 16, 8, 128
 TEMPERATURE = 0.03
@@ -126,6 +127,7 @@ def train(examples: Sequence[Example], *, together: bool) -> tuple[float, float]
     generator = torch.Generator().manual_seed(0)
     W = torch.randn(CLASSES + 25, WIDTH, generator=generator)
     W = F.normalize(W, dim=1).requires_grad_()
+    names = tuple(map(str, range(CLASSES)))
     optimiser = torch.optim.Adam([W], lr=3e-3)
     start = time.perf_counter()
     for _ in range(5):
@@ -133,12 +135,8 @@ def train(examples: Sequence[Example], *, together: bool) -> tuple[float, float]
         for step in torch.randperm(len(examples), generator=generator).split(PHOTOS_PER_STEP):
             optimiser.zero_grad()
             if together:
-                terms = step_losses(
-                    [examples[index] for index in step.tolist()],
-                    W,
-                    num_foreground=CLASSES,
-                    temperature=TEMPERATURE,
-                )
+                photos = [examples[index] for index in step.tolist()]
+                terms = step_losses(photos, Prototypes(W, names, TEMPERATURE))
                 loss = torch.stack(terms).sum()
                 (loss / len(step)).backward()
                 total += float(loss.detach())

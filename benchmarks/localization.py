@@ -26,6 +26,7 @@ from torch import Tensor
 
 from vpl_plugin.clip import ClipModel, VisionTokens, load_clip
 from vpl_plugin.localization import box_masks, grad_cam, mean_attention, min_max, refine_cams
+from vpl_plugin.prototypes import Prototypes
 
 NUM_FOREGROUND = 20
 NUM_BACKGROUND = 25
@@ -42,7 +43,8 @@ Maps = tuple[Tensor, Tensor]
 def ours(model: ClipModel, tokens: VisionTokens, prototypes: Tensor, num_classes: int) -> Maps:
     """CAMs and refined CAMs, (K, h, w), of the first K classes at once."""
     classes = [list(range(num_classes))]
-    output = grad_cam(model, tokens, prototypes, classes, num_foreground=NUM_FOREGROUND)
+    names = tuple(map(str, range(NUM_FOREGROUND)))
+    output = grad_cam(model, tokens, Prototypes(prototypes, names), classes)
     attention = mean_attention(tokens.attention, output.attention)
     return output.cams[0], refine_cams(output.cams, attention)[0]
 

@@ -1,7 +1,9 @@
-"""What phase 2 saves, old against new in turn: the resizing in the loss, one pool of workers.
+"""What phase 2 saves, old against new in turn: a step, resizing in the loss, one pool of workers.
 
     python benchmarks/phase2.py [--repeat 3] [--photos 130] [--workers 2]
 
+Step: processor time of an iteration on tokens at hand, forward and backward, the defaults as they
+were (plain cross-entropy at every pixel, RSC at weight 1) and as they are. The network is the same.
 Loss: processor time of Eq. 14 with the defaults, forward and backward, its maps resized by products
 and by F.interpolate. Prediction: wall time of segmenting small noise photos with the dense CRF, one
 pool of workers for all of them and one for each 64, as it was; needs the extra ``crf``. One thread.
@@ -26,9 +28,12 @@ from vpl_plugin.cli.inference_options import InferenceSettings
 from vpl_plugin.cli.predictions import Target, Wanted, write_predictions
 from vpl_plugin.clip import load_clip
 from vpl_plugin.core.vpl_loss import vpl_loss
+from vpl_plugin.prototypes import Prototypes
 from vpl_plugin.segmentation.checkpoints import Segmenter
 from vpl_plugin.segmentation.decoder import Decoder
 from vpl_plugin.segmentation.resizing import resize_maps
+from vpl_plugin.segmentation.settings import TrainingSettings
+from vpl_plugin.segmentation.training import decoder_loss
 
 GROUP = 64
 
@@ -60,13 +65,39 @@ def compare_losses(repeat: int) -> None:
     report("loss, forward and backward", [old for old, _ in runs], [new for _, new in runs])
 
 
+def compare_steps(repeat: int) -> None:
+    """Six crops of 320 pixels with the default decoder on the embedded model's tokens."""
+    model = load_clip("mini", device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(6, 2, 400, model.token_width, generator=generator)
+    masks = torch.randint(21, (6, 320, 320), generator=generator, dtype=torch.uint8)
+    labels = torch.rand(6, 20, generator=generator) < 0.1
+    rows = torch.randn(45, model.embed_dim, generator=generator)
+    now = TrainingSettings()
+    before = TrainingSettings(
+        ce="plain", lambda_rsc=1.0, activation="relu", centred=False, mask_stride=1
+    )
+    size = {"width": now.width, "layers": now.layers, "heads": now.heads}
+    decoder = Decoder.for_model(model, rows, 20, (0, 1), **size)
+
+    def seconds(settings: TrainingSettings) -> float:
+        start = time.process_time()
+        output = decoder(tokens, (20, 20))
+        decoder_loss(output, masks, labels, decoder.prototypes, settings).total.backward()
+        return time.process_time() - start
+
+    runs = [(seconds(before), seconds(now)) for _ in range(repeat + 1)][1:]
+    report("step, forward and backward", [old for old, _ in runs], [new for _, new in runs])
+
+
 def compare_predictions(repeat: int, photos: int, workers: int) -> None:
     """All photos in one call, and in calls of 64 with a pool each."""
     model = load_clip("mini", device="cpu")
     torch.manual_seed(0)
-    rows = torch.randn(21, model.embed_dim)
-    decoder = Decoder.for_model(model, rows, 20, (0, 1), width=32, layers=1, heads=2).eval()
-    segmenter = Segmenter(model, decoder.requires_grad_(False), (0, 1), ("class",) * 20)
+    names = tuple(map(str, range(20)))
+    prototypes = Prototypes(torch.randn(21, model.embed_dim), names)
+    decoder = Decoder.for_model(model, prototypes, (0, 1), width=32, layers=1, heads=2).eval()
+    segmenter = Segmenter(model, decoder.requires_grad_(False), (0, 1), names)
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -104,6 +135,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    compare_steps(max(3, arguments.repeat))
     compare_losses(max(3, arguments.repeat))
     compare_predictions(arguments.repeat, arguments.photos, arguments.workers)
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vpl_plugin import learn_vision_prototypes
+from vpl_plugin import fit_vision_prototypes, learn_vision_prototypes
 from vpl_plugin.core.prototypes import Iterate
 
 
@@ -49,12 +49,11 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     features, text = clip_like_features(arguments.pixels, arguments.dim, arguments.classes, device)
-    options = {"tolerance": 0.0, "full_output": True}
-    learn_vision_prototypes(features, text, iterations=2, **options)
+    learn_vision_prototypes(features, text, iterations=2, tolerance=0.0)
 
     start = time.perf_counter()
-    reference = learn_vision_prototypes(
-        features, text, solver="pgd_halving", iterations=arguments.steps, **options
+    reference = fit_vision_prototypes(
+        features, text, solver="pgd_halving", iterations=arguments.steps, tolerance=0.0
     )
     objective = float(reference.losses[-1])
     reference_time = time.perf_counter() - start
@@ -63,7 +62,7 @@ def main() -> None:
         return bool(iterate.loss <= objective)
 
     start = time.perf_counter()
-    fit = learn_vision_prototypes(features, text, solver="apgd", callback=reached, **options)
+    fit = fit_vision_prototypes(features, text, solver="apgd", callback=reached, tolerance=0.0)
     fit_time = time.perf_counter() - start
     print(
         f"{arguments.pixels} pixels x {arguments.dim} x {arguments.classes} classes on {device},"

@@ -28,6 +28,7 @@ from PIL import Image
 
 from vpl_plugin.clip import load_clip
 from vpl_plugin.localization import write_mask
+from vpl_plugin.prototypes import Prototypes
 from vpl_plugin.segmentation.examples import list_examples
 from vpl_plugin.segmentation.feature_cache import FeatureCache
 from vpl_plugin.segmentation.settings import TrainingSettings, default_blocks
@@ -66,7 +67,8 @@ def measure(arguments: argparse.Namespace, folder: Path, cached: bool) -> Run:
     examples = list_examples(
         {str(index): folder / f"{index}.jpg" for index in range(PHOTOS)}, folder, NUM_FOREGROUND
     )
-    prototypes = torch.randn(NUM_FOREGROUND + NUM_BACKGROUND, model.embed_dim)
+    rows = torch.randn(NUM_FOREGROUND + NUM_BACKGROUND, model.embed_dim)
+    prototypes = Prototypes(rows, tuple(map(str, range(NUM_FOREGROUND))))
     settings = TrainingSettings(
         iterations=2 * arguments.iterations,
         crop=arguments.crop,
@@ -87,10 +89,8 @@ def measure(arguments: argparse.Namespace, folder: Path, cached: bool) -> Run:
         model,
         examples,
         prototypes,
-        NUM_FOREGROUND,
         settings,
         output,
-        classes=[str(index) for index in range(NUM_FOREGROUND)],
         cache=cache,
         log_every=arguments.iterations,
         checkpoint_every=settings.iterations,

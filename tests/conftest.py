@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from vpl_plugin.clip import ClipModel, load_clip
+
 settings.register_profile("suite", deadline=None, max_examples=25, print_blob=True)
 settings.load_profile("suite")
 
@@ -18,6 +20,12 @@ def shared_dir() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip("the development data folder ../shared is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def mini() -> ClipModel:
+    """The embedded model, on the CPU."""
+    return load_clip("mini", device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -6,17 +6,22 @@ nothing: the core runs on torch and numpy alone.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from vpl_plugin.lazy import lazy_names
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from vpl_plugin.clip.load import load_clip
-    from vpl_plugin.clip.prompts import text_prototypes
+    from vpl_plugin.clip.prompts import class_prototypes, text_prototypes
     from vpl_plugin.core.gap import centroid_gap, cosine_gap, modify_gap
     from vpl_plugin.core.pixels import PixelChunk
-    from vpl_plugin.core.prototypes import PrototypeFit, learn_vision_prototypes
+    from vpl_plugin.core.prototypes import (
+        PrototypeFit,
+        fit_vision_prototypes,
+        learn_vision_prototypes,
+    )
     from vpl_plugin.core.rsc import RSCLoss, rsc_loss
     from vpl_plugin.core.theory import (
         distribution_bound,
@@ -25,35 +30,22 @@ if TYPE_CHECKING:
         suggest_tau_I,
     )
     from vpl_plugin.core.vpl_loss import VPLLoss, vpl_loss
-
-_HOMES = {
-    "PixelChunk": "core.pixels",
-    "PrototypeFit": "core.prototypes",
-    "RSCLoss": "core.rsc",
-    "VPLLoss": "core.vpl_loss",
-    "centroid_gap": "core.gap",
-    "cosine_gap": "core.gap",
-    "distribution_bound": "core.theory",
-    "gap_lower_bound": "core.theory",
-    "learn_vision_prototypes": "core.prototypes",
-    "load_clip": "clip.load",
-    "modify_gap": "core.gap",
-    "rsc_loss": "core.rsc",
-    "span_split": "core.theory",
-    "suggest_tau_I": "core.theory",
-    "text_prototypes": "clip.prompts",
-    "vpl_loss": "core.vpl_loss",
-}
+    from vpl_plugin.errors import InputError
+    from vpl_plugin.prototypes import Prototypes
 
 __all__ = [
+    "InputError",
     "PixelChunk",
     "PrototypeFit",
+    "Prototypes",
     "RSCLoss",
     "VPLLoss",
     "__version__",
     "centroid_gap",
+    "class_prototypes",
     "cosine_gap",
     "distribution_bound",
+    "fit_vision_prototypes",
     "gap_lower_bound",
     "learn_vision_prototypes",
     "load_clip",
@@ -65,14 +57,28 @@ __all__ = [
     "vpl_loss",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "InputError": "errors",
+        "PixelChunk": "core.pixels",
+        "PrototypeFit": "core.prototypes",
+        "Prototypes": "prototypes",
+        "RSCLoss": "core.rsc",
+        "VPLLoss": "core.vpl_loss",
+        "centroid_gap": "core.gap",
+        "class_prototypes": "clip.prompts",
+        "cosine_gap": "core.gap",
+        "distribution_bound": "core.theory",
+        "fit_vision_prototypes": "core.prototypes",
+        "gap_lower_bound": "core.theory",
+        "learn_vision_prototypes": "core.prototypes",
+        "load_clip": "clip.load",
+        "modify_gap": "core.gap",
+        "rsc_loss": "core.rsc",
+        "span_split": "core.theory",
+        "suggest_tau_I": "core.theory",
+        "text_prototypes": "clip.prompts",
+        "vpl_loss": "core.vpl_loss",
+    },
+)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from vpl_plugin.core.checks import check_fraction, check_matrix, describe
+from vpl_plugin.checks import check_fraction, check_matrix, describe
+from vpl_plugin.errors import InputError
 
 __all__ = ["align_features"]
 
@@ -50,7 +51,7 @@ def align_features(
     check_fraction("alignment", alignment)
     for name, mean in (("photo_mean", photo_mean), ("bank_mean", bank_mean)):
         if mean.shape != features.shape[1:]:
-            raise ValueError(
+            raise InputError(
                 f"{name} must have shape {tuple(features.shape[1:])} to go with features of shape"
                 f" {tuple(features.shape)}; got {describe(mean)}"
             )

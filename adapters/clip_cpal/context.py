@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from vpl_plugin.adapters.clip_cpal.alignment import align_features
+from vpl_plugin.adapters.clip_cpal.clustering import context_prototypes
 from vpl_plugin.adapters.clip_cpal.constants import CLUSTERS
-from vpl_plugin.adapters.clip_cpal.context_prototypes import context_prototypes
 from vpl_plugin.adapters.clip_cpal.positives import soft_positives
 from vpl_plugin.adapters.clip_cpal.prototype_cams import prototype_aware_cam
 from vpl_plugin.adapters.clip_cpal.support_bank import SupportBank
 from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.errors import InputError
 
 __all__ = ["Context", "read_context", "write_context"]
 
@@ -112,4 +113,4 @@ def read_context(path: Path) -> Context:
         tensors = load_file(path)
         return Context(*(tensors[name] for name in Context._fields))
     except (SafetensorError, KeyError) as error:
-        raise ValueError(f"{path} is no readable file of context prototypes: {error}") from error
+        raise InputError(f"{path} is no readable file of context prototypes: {error}") from error

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from vpl_plugin.adapters.clip_cpal.constants import THRESHOLD
-from vpl_plugin.core.checks import check_fraction, check_matrix, describe
+from vpl_plugin.checks import check_fraction, check_matrix, describe
+from vpl_plugin.errors import InputError
 
 __all__ = ["instance_prototypes"]
 
@@ -40,7 +41,7 @@ def instance_prototypes(features: Tensor, cams: Tensor, threshold: float = THRES
     check_matrix("features", features)
     check_fraction("threshold", threshold)
     if cams.ndim != 3 or cams.shape[1] * cams.shape[2] != len(features):
-        raise ValueError(
+        raise InputError(
             f"cams must have shape (K, h, w) with h * w = {len(features)}, a value for each row of"
             f" features; got {describe(cams)}"
         )

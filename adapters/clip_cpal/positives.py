@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vpl_plugin.adapters.clip_cpal.constants import POSITIVENESS_TEMPERATURE, TOP_K
-from vpl_plugin.core.checks import check_count, check_matrix, check_positive, check_same_columns
+from vpl_plugin.checks import check_count, check_matrix, check_positive, check_same_columns
 
 __all__ = ["soft_positives"]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vpl_plugin.core.checks import check_matrix, check_same_columns, describe
+from vpl_plugin.checks import check_matrix, check_same_columns, describe
+from vpl_plugin.errors import InputError
 
 __all__ = ["prototype_aware_cam"]
 
@@ -38,7 +39,7 @@ def prototype_aware_cam(features: Tensor, context: Tensor, positiveness: Tensor)
     check_matrix("context", context)
     check_same_columns("features", features, "context", context)
     if positiveness.shape != context.shape[:1]:
-        raise ValueError(
+        raise InputError(
             f"positiveness must have shape ({len(context)},), a weight for each context prototype;"
             f" got {describe(positiveness)}"
         )

@@ -11,6 +11,7 @@ as before. What is trained is small, and no photo passes through the encoder for
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,9 @@ from vpl_plugin.adapters.clip_cpal.constants import (
     LEARNING_RATE,
     PHOTOS_PER_STEP,
 )
-from vpl_plugin.core.checks import check_not_negative, check_positive
+from vpl_plugin.checks import check_not_negative, check_positive
+from vpl_plugin.errors import InputError
+from vpl_plugin.prototypes import Prototypes
 
 __all__ = [
     "Adaptation",
@@ -61,48 +64,51 @@ class Adaptation(NamedTuple):
     """Trained prototypes, and how training went.
 
     Attributes:
-        prototypes: (N, D), unit rows.
+        prototypes: of unit rows; temperature and classes are those of the start.
         classification: mean classification loss of each epoch.
         consistency: mean L1 distance of each epoch.
     """
 
-    prototypes: Tensor
+    prototypes: Prototypes
     classification: list[float]
     consistency: list[float]
 
 
-def presence_logits(
-    photo_means: Tensor, prototypes: Tensor, *, num_foreground: int, temperature: float
-) -> Tensor:
+def presence_logits(photo_means: Tensor, prototypes: Prototypes) -> Tensor:
     """How much more photos look like each class than like the background.
 
     Args:
         photo_means: (..., D), the photos' embeddings.
-        prototypes: (N, D), the foreground rows, then the background's.
-        num_foreground: F.
-        temperature: of the logits.
+        prototypes: F classes, then background, with the temperature of the logits.
 
     Returns:
         (..., F), each class's logit against the logsumexp of the background's.
 
     Example:
-        >>> mean = torch.tensor([2.0, 0.0])
-        >>> presence_logits(mean, torch.eye(2), num_foreground=1, temperature=0.5)
+        >>> presence_logits(torch.tensor([2.0, 0.0]), Prototypes(torch.eye(2), ("cat",), 0.5))
         tensor([2.])
     """
-    logits = F.normalize(photo_means, dim=-1) @ F.normalize(prototypes, dim=1).T / temperature
-    foreground, background = logits[..., :num_foreground], logits[..., num_foreground:]
+    logits = _logits(photo_means, prototypes)
+    sizes = (prototypes.num_foreground, len(prototypes.background))
+    foreground, background = logits.split(sizes, dim=-1)
     return foreground - background.logsumexp(dim=-1, keepdim=True)
+
+
+def _logits(photo_means: Tensor, prototypes: Prototypes) -> Tensor:
+    """(..., N), the photos' cosines to all prototypes, over the temperature."""
+    if prototypes.temperature is None:
+        raise InputError(
+            "prototypes must have a temperature here; CLIP's own is 1 / model.logit_scale"
+        )
+    cosines = F.normalize(photo_means, dim=-1) @ F.normalize(prototypes.rows, dim=1).T
+    return cosines / prototypes.temperature
 
 
 def classifier_cams(
     features: Tensor,
     photo_means: Tensor,
     classes: Sequence[Sequence[int]],
-    prototypes: Tensor,
-    *,
-    num_foreground: int,
-    temperature: float,
+    prototypes: Prototypes,
 ) -> Tensor:
     r"""GradCAM at the projected features in closed form, differentiable in the prototypes.
 
@@ -115,27 +121,23 @@ def classifier_cams(
         features: (B, P, D), of B photos; rows of zeros beyond the patches of a photo.
         photo_means: (B, D), their embeddings.
         classes: of each photo the indices of its classes.
-        prototypes: (N, D), the foreground rows, then the background's.
-        num_foreground: F.
-        temperature: of the softmax.
+        prototypes: with the temperature of the softmax; gradients go to their rows.
 
     Returns:
         (B, K, P) in [0, 1], K the most classes of a photo; zeros beyond the classes of a photo.
 
     Example:
         >>> features = torch.tensor([[[1.0, 0.2], [0.2, 1.0]]])
-        >>> cams = classifier_cams(
-        ...     features, features.mean(1), [[0]], torch.eye(2), num_foreground=1, temperature=1.0
-        ... )
-        >>> cams.round()
+        >>> prototypes = Prototypes(torch.eye(2), ("cat",), temperature=1.0)
+        >>> classifier_cams(features, features.mean(1), [[0]], prototypes).round()
         tensor([[[1., 0.]]])
     """
-    device = prototypes.device
+    device = prototypes.rows.device
     embeddings = F.normalize(photo_means, dim=1)
-    rows = F.normalize(prototypes, dim=1)
-    absent = ~_present(classes, num_foreground)
-    absent = F.pad(absent, (0, len(rows) - num_foreground), value=False).to(device)
-    logits = (embeddings @ rows.T / temperature).masked_fill(absent, -torch.inf)
+    rows = F.normalize(prototypes.rows, dim=1)
+    absent = ~_present(classes, prototypes.num_foreground)
+    absent = F.pad(absent, (0, len(prototypes.background)), value=False).to(device)
+    logits = _logits(photo_means, prototypes).masked_fill(absent, -torch.inf)
     means = logits.softmax(dim=1) @ rows
     indices = pad_sequence([torch.tensor([*found]) for found in classes], batch_first=True)
     directions = rows[indices.to(device)] - means[:, None]
@@ -145,47 +147,33 @@ def classifier_cams(
     return maps / (maps.amax(dim=2, keepdim=True) + EPSILON)
 
 
-def step_losses(
-    examples: Sequence[Example], prototypes: Tensor, *, num_foreground: int, temperature: float
-) -> tuple[Tensor, Tensor]:
+def step_losses(examples: Sequence[Example], prototypes: Prototypes) -> tuple[Tensor, Tensor]:
     """Both losses of some photos at once.
 
     Args:
         examples: B photos; all go to the prototypes' device.
-        prototypes: (N, D), the foreground rows, then the background's.
-        num_foreground: F.
-        temperature: that GradCAM takes with them.
+        prototypes: with the temperature that GradCAM takes with them; gradients go to their rows.
 
     Returns:
         (B,) each: the binary cross-entropy with the photo's labels, and the mean L1 distance of its
-        CAMs to the prototype-aware ones. Differentiable in the prototypes.
+        CAMs to the prototype-aware ones.
 
     Example:
         >>> X = torch.eye(3)
         >>> photo = Example(X, X.mean(0), (0,), torch.tensor([[1.0, 0.0, 0.0]]))
-        >>> start = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-        >>> losses = step_losses([photo, photo], start, num_foreground=1, temperature=1.0)
+        >>> losses = step_losses([photo, photo], Prototypes(torch.eye(2, 3), ("cat",), 1.0))
         >>> losses[0], losses[1] < 1e-6
         (tensor([0.6931, 0.6931]), tensor([True, True]))
     """
-    device, dtype = prototypes.device, prototypes.dtype
+    device, dtype = prototypes.rows.device, prototypes.rows.dtype
     classes = [example.classes for example in examples]
     means = torch.stack([example.photo_mean for example in examples]).to(device, dtype)
     features = pad_sequence([example.features for example in examples], batch_first=True)
     features = F.normalize(features.to(device, dtype), dim=2)
-    logits = presence_logits(
-        means, prototypes, num_foreground=num_foreground, temperature=temperature
-    )
-    present = _present(classes, num_foreground).to(device, dtype)
+    logits = presence_logits(means, prototypes)
+    present = _present(classes, prototypes.num_foreground).to(device, dtype)
     classification = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
-    cams = classifier_cams(
-        features,
-        means,
-        classes,
-        prototypes,
-        num_foreground=num_foreground,
-        temperature=temperature,
-    )
+    cams = classifier_cams(features, means, classes, prototypes)
     targets = torch.zeros_like(cams)
     for row, example in zip(targets, examples, strict=True):
         row[: len(example.classes), : len(example.features)] = example.targets
@@ -211,10 +199,8 @@ def _shown(classes: Sequence[Sequence[int]]) -> Tensor:
 
 def adapt_prototypes(
     examples: Sequence[Example],
-    prototypes: Tensor,
+    prototypes: Prototypes,
     *,
-    num_foreground: int,
-    temperature: float,
     weight: float = CONSISTENCY_WEIGHT,
     learning_rate: float = LEARNING_RATE,
     epochs: int = EPOCHS,
@@ -225,9 +211,8 @@ def adapt_prototypes(
 
     Args:
         examples: the photos; read in a seeded order, as many at a time as a step takes.
-        prototypes: (N, D) to start from, text or vision prototypes.
-        num_foreground: number of foreground rows.
-        temperature: that GradCAM takes with them.
+        prototypes: to start from, with the temperature that GradCAM takes with them: text
+            prototypes take ``1 / model.logit_scale``.
         weight: of the L1 distance.
         learning_rate: of Adam.
         epochs: passes over the photos; 0 leaves the prototypes as they are.
@@ -238,23 +223,22 @@ def adapt_prototypes(
         The trained prototypes, and the losses of each epoch.
 
     Raises:
-        ValueError: there is no photo, a number is out of its range.
+        ValueError: there is no photo, no temperature, or a number is out of its range.
 
     Example:
         >>> X = torch.eye(3)
         >>> photo = Example(X, X.mean(0), (0,), torch.tensor([[1.0, 0.0, 0.0]]))
-        >>> start = torch.tensor([[0.5, 0.5, 0.5], [0.0, 1.0, 0.0]])
-        >>> made = adapt_prototypes([photo], start, num_foreground=1, temperature=0.1, epochs=9)
+        >>> rows = torch.tensor([[0.5, 0.5, 0.5], [0.0, 1.0, 0.0]])
+        >>> made = adapt_prototypes([photo], Prototypes(rows, ("cat",), 0.1), epochs=9)
         >>> made.consistency[-1] < made.consistency[0]
         True
     """
     if not examples:
-        raise ValueError("examples is empty: the self-supervised step needs at least one photo")
-    check_positive("temperature", temperature)
+        raise InputError("examples is empty: the self-supervised step needs at least one photo")
     check_positive("learning_rate", learning_rate)
     check_not_negative("weight", weight)
     check_not_negative("epochs", epochs)
-    W = F.normalize(prototypes.detach().float(), dim=1).clone().requires_grad_()
+    W = F.normalize(prototypes.rows.detach().float(), dim=1).clone().requires_grad_()
     optimiser = torch.optim.Adam([W], lr=learning_rate)
     generator = torch.Generator().manual_seed(seed)
     classification, consistency = [], []
@@ -265,12 +249,8 @@ def adapt_prototypes(
             sums = torch.zeros(2, device=W.device)
             for step in torch.randperm(len(examples), generator=generator).split(PHOTOS_PER_STEP):
                 optimiser.zero_grad()
-                terms = step_losses(
-                    [examples[index] for index in step.tolist()],
-                    W,
-                    num_foreground=num_foreground,
-                    temperature=temperature,
-                )
+                photos = [examples[index] for index in step.tolist()]
+                terms = step_losses(photos, replace(prototypes, rows=W))
                 (terms[0] + weight * terms[1]).mean().backward()
                 optimiser.step()
                 sums += torch.stack(terms).detach().sum(dim=1)
@@ -278,4 +258,5 @@ def adapt_prototypes(
             means = (sums / len(examples)).tolist()
             classification.append(means[0])
             consistency.append(means[1])
-    return Adaptation(F.normalize(W.detach(), dim=1), classification, consistency)
+    trained = replace(prototypes, rows=F.normalize(W.detach(), dim=1))
+    return Adaptation(trained, classification, consistency)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from vpl_plugin.adapters.clip_cpal.constants import CAPACITY
-from vpl_plugin.core.checks import check_count, check_matrix, describe
+from vpl_plugin.checks import check_count, check_matrix, describe
+from vpl_plugin.errors import InputError
 
 __all__ = ["SupportBank"]
 
@@ -59,13 +60,13 @@ class SupportBank:
         """
         check_matrix("instances", instances)
         if len(classes) != len(instances):
-            raise ValueError(
+            raise InputError(
                 f"instances must have a row for each of the {len(classes)} classes;"
                 f" got {describe(instances)}"
             )
         wrong = [index for index in classes if not 0 <= index < len(self._held)]
         if wrong:
-            raise ValueError(
+            raise InputError(
                 f"classes must lie in [0, {len(self._held) - 1}]; got {wrong[0]} in {name!r}"
             )
         for index, vector in zip(classes, instances.detach().float().cpu(), strict=True):
@@ -80,7 +81,7 @@ class SupportBank:
         """
         mine, theirs = ((len(bank._held), bank.capacity, bank.seed) for bank in (self, other))
         if mine != theirs:
-            raise ValueError(
+            raise InputError(
                 "banks to merge must have the same number of classes, capacity and seed;"
                 f" got {mine} and {theirs}"
             )

@@ -12,6 +12,7 @@ from vpl_plugin.adapters.clip_es.encoding import EncodedPhoto
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.localization.affinity import mean_attention, refine_cams
 from vpl_plugin.localization.gradcam import grad_cam
+from vpl_plugin.prototypes import Prototypes
 
 __all__ = ["CAMStep", "PhotoCAMs", "batch_cams", "photo_cams"]
 
@@ -39,10 +40,8 @@ It gets them, the features (h * w, D), the attention (h * w, h * w) and the clas
 def photo_cams(
     model: ClipModel,
     photo: EncodedPhoto,
-    prototypes: Tensor,
+    prototypes: Prototypes,
     *,
-    num_foreground: int,
-    temperature: float | None = None,
     box_threshold: float = 0.4,
 ) -> PhotoCAMs:
     """The CAM step of CLIP-ES with the prototypes given (Eq. 1 of the VPL paper).
@@ -50,10 +49,7 @@ def photo_cams(
     Args:
         model: the model that encoded the photo.
         photo: the encoded photo.
-        prototypes: (N, D), text or vision prototypes: the foreground rows, then the background's.
-        num_foreground: number of foreground rows.
-        temperature: of GradCAM's softmax; None is CLIP's own, right for text prototypes. Vision
-            prototypes want the tau_I they were learned with.
+        prototypes: text or vision prototypes, on the model's device.
         box_threshold: of :func:`vpl_plugin.localization.refine_cams`; CLIP-ES takes 0.4 for VOC and
             0.7 for COCO.
 
@@ -62,23 +58,15 @@ def photo_cams(
 
     Example:
         >>> import numpy as np
-        >>> import torch
         >>> from vpl_plugin.adapters.clip_es import encode_photo
-        >>> from vpl_plugin.clip import load_clip
+        >>> from vpl_plugin.clip import VOC, class_prototypes, load_clip
         >>> model = load_clip("mini", device="cpu")
         >>> photo = encode_photo(model, np.zeros((32, 48, 3), dtype=np.uint8), [0, 1])
-        >>> cams = photo_cams(model, photo, torch.eye(3, 256), num_foreground=2)
+        >>> cams = photo_cams(model, photo, class_prototypes(model, VOC))
         >>> cams.raw.shape, cams.refined.shape
         (torch.Size([2, 2, 3]), torch.Size([2, 2, 3]))
     """
-    output = grad_cam(
-        model,
-        photo.tokens,
-        prototypes,
-        [photo.classes],
-        num_foreground=num_foreground,
-        temperature=temperature,
-    )
+    output = grad_cam(model, photo.tokens, prototypes, [photo.classes])
     raw = output.cams[0]
     refined = refine_cams(raw, photo.attention, threshold=box_threshold)
     return PhotoCAMs(raw, refined, output.probabilities[0])
@@ -88,10 +76,8 @@ def batch_cams(
     model: ClipModel,
     pixels: Tensor,
     classes: Sequence[Sequence[int]],
-    prototypes: Tensor,
+    prototypes: Prototypes,
     *,
-    num_foreground: int,
-    temperature: float | None = None,
     box_threshold: float = 0.4,
     position_dtype: torch.dtype | None = None,
     cam_step: CAMStep | None = None,
@@ -102,9 +88,7 @@ def batch_cams(
         model: the frozen CLIP model.
         pixels: (B, 3, H, W), as ``model.preprocess`` gives them.
         classes: for each photo the indices of the classes present.
-        prototypes: (N, D), the foreground rows, then the background's.
-        num_foreground: number of foreground rows.
-        temperature: of GradCAM's softmax; see :func:`photo_cams`.
+        prototypes: text or vision prototypes, on the model's device.
         box_threshold: see :func:`photo_cams`.
         position_dtype: see :func:`vpl_plugin.adapters.clip_es.encode_photo`.
         cam_step: gives the CAMs that are returned in the place of CLIP-ES's own.
@@ -113,23 +97,15 @@ def batch_cams(
         For each photo its CAMs and its features (h * w, D), unit rows.
 
     Example:
-        >>> import torch
-        >>> from vpl_plugin.clip import load_clip
+        >>> from vpl_plugin.clip import VOC, class_prototypes, load_clip
         >>> model = load_clip("mini", device="cpu")
-        >>> pixels = torch.zeros(2, 3, 32, 48)
-        >>> done = batch_cams(model, pixels, [[0], [0, 1]], torch.eye(3, 256), num_foreground=2)
+        >>> pixels, text = torch.zeros(2, 3, 32, 48), class_prototypes(model, VOC)
+        >>> done = batch_cams(model, pixels, [[0], [0, 1]], text)
         >>> [tuple(cams.refined.shape) for cams, _ in done]
         [(1, 2, 3), (2, 2, 3)]
     """
     tokens = model.tokens_before_last_block(pixels, position_dtype=position_dtype)
-    output = grad_cam(
-        model,
-        tokens,
-        prototypes,
-        classes,
-        num_foreground=num_foreground,
-        temperature=temperature,
-    )
+    output = grad_cam(model, tokens, prototypes, classes)
     attention = mean_attention(tokens.attention, output.attention)
     refined = refine_cams(output.cams, attention, threshold=box_threshold)
     done = []

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vpl_plugin.clip.model import ClipModel, VisionTokens
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.affinity import mean_attention
 
 __all__ = ["EncodedPhoto", "encode_photo"]
@@ -34,6 +35,17 @@ class EncodedPhoto(NamedTuple):
     tokens: VisionTokens
     attention: Tensor
     features: Tensor
+
+    def to(self, device: torch.device | str) -> EncodedPhoto:
+        """The same photo on a device."""
+        tokens = self.tokens._replace(
+            tokens=self.tokens.tokens.to(device), attention=self.tokens.attention.to(device)
+        )
+        return self._replace(
+            tokens=tokens,
+            attention=self.attention.to(device),
+            features=self.features.to(device),
+        )
 
 
 def encode_photo(
@@ -68,7 +80,7 @@ def encode_photo(
         ((2, 3), (30, 45), torch.Size([6, 256]))
     """
     if len(classes) == 0:
-        raise ValueError(
+        raise InputError(
             f"classes of photo {name!r} must name at least one class present; got none"
         )
     size = (photo.height, photo.width) if isinstance(photo, Image.Image) else photo.shape[:2]

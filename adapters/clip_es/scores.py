@@ -15,12 +15,14 @@ from tqdm import tqdm
 
 from vpl_plugin.adapters.clip_es.cams import photo_cams
 from vpl_plugin.adapters.clip_es.encoding import EncodedPhoto
+from vpl_plugin.checks import counted_pixels
 from vpl_plugin.clip.model import ClipModel
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.bootstrap import iou_counts
-from vpl_plugin.localization.checks import counted_pixels
 from vpl_plugin.localization.evaluation import SegmentationScores, segmentation_scores
 from vpl_plugin.localization.mask_files import IGNORE_INDEX
 from vpl_plugin.localization.seeds import resize_cams
+from vpl_plugin.prototypes import Prototypes
 
 __all__ = ["SeedScores", "mask_on_grid", "scores_by_power", "seed_confusion", "seed_scores"]
 
@@ -151,10 +153,8 @@ def mask_on_grid(mask: np.ndarray, grid: tuple[int, int]) -> Tensor:
 def seed_scores(
     model: ClipModel,
     photos: Iterable[tuple[EncodedPhoto, np.ndarray]],
-    prototypes: Tensor,
+    prototypes: Prototypes,
     *,
-    num_foreground: int,
-    temperature: float | None = None,
     progress: bool = False,
 ) -> SeedScores:
     """Scores the CAMs that prototypes give on photos with masks, labels given.
@@ -163,9 +163,7 @@ def seed_scores(
         model: the model that encoded the photos.
         photos: pairs of an encoded photo and its mask (H, W) uint8: 0 background, class + 1, 255
             ignored.
-        prototypes: (N, D), the foreground rows, then the background's.
-        num_foreground: number of foreground rows.
-        temperature: of GradCAM's softmax; see :func:`photo_cams`.
+        prototypes: text or vision prototypes, on the model's device.
         progress: show a progress bar.
 
     Returns:
@@ -178,20 +176,18 @@ def seed_scores(
     distance = torch.zeros((), dtype=torch.float64)
     objects = 0
     for photo, mask in tqdm(photos, desc="score", unit="photo", disable=not progress):
-        cams = photo_cams(
-            model, photo, prototypes, num_foreground=num_foreground, temperature=temperature
-        )
-        known = (photo.classes, photo.size, mask, num_foreground)
+        cams = photo_cams(model, photo, prototypes)
+        known = (photo.classes, photo.size, mask, prototypes.num_foreground)
         raw.append(seed_confusion(cams.raw, *known, RAW_POWERS))
         refined.append(seed_confusion(cams.refined, *known, REFINED_POWERS))
         on_grid = mask_on_grid(mask, photo.tokens.grid)
         is_object = (on_grid > 0) & (on_grid != IGNORE_INDEX)
-        anchors = prototypes[(on_grid[is_object] - 1).to(prototypes.device)]
+        anchors = prototypes.rows[(on_grid[is_object] - 1).to(prototypes.rows.device)]
         cosines = F.cosine_similarity(photo.features[is_object.to(anchors.device)], anchors)
         distance += (1 - cosines).sum(dtype=torch.float64).cpu()
         objects += len(cosines)
     if not raw:
-        raise ValueError("photos is empty: scores need at least one photo")
+        raise InputError("photos is empty: scores need at least one photo")
     of_raw, of_refined = torch.stack(raw), torch.stack(refined)
     raw_power, raw_scores = scores_by_power(RAW_POWERS, of_raw.sum(dim=0))
     refined_power, refined_scores = scores_by_power(REFINED_POWERS, of_refined.sum(dim=0))

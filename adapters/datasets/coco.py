@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vpl_plugin.adapters.datasets.photo_files import PhotoFolder
-from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
-from vpl_plugin.adapters.datasets.split_file import read_lines
+from vpl_plugin.adapters.photos.data_set import DATASETS, DataSet
+from vpl_plugin.adapters.photos.photo_files import PhotoFolder
+from vpl_plugin.adapters.photos.photo_set import PhotoSet, SetPhoto
+from vpl_plugin.adapters.photos.split_file import read_lines
 from vpl_plugin.clip.class_names import COCO, ClassNames
+from vpl_plugin.errors import InputError
 
-__all__ = ["coco_photos"]
+__all__ = ["COCODataSet", "coco_photos"]
 
 
 def coco_photos(
@@ -88,7 +90,7 @@ def coco_photos(
             continue
         try:
             photo = in_folder.find(name)
-        except ValueError as error:
+        except InputError as error:
             failures[folder / f"{name}.jpg"] = str(error)
             continue
         mask = mask_folder / f"{name}.png" if mask_folder else None
@@ -125,7 +127,7 @@ def _from_json(
         # What cannot be an id or a name would fail where it is looked up.
         hash((*labels.values(), *pairs))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(
+        raise InputError(
             f"{file} is no instance file of COCO (images, annotations, categories): {error!r}"
         ) from error
     del held
@@ -167,3 +169,16 @@ def _as_other(identity: Any, known: dict[Any, Any]) -> str:
             kinds = "a number" if isinstance(identity, str) else "text"
             return f": did you mean {other!r}, {kinds}? An id is the same in all lists"
     return ""
+
+
+@DATASETS.register("coco")
+class COCODataSet(DataSet):
+    """MS COCO."""
+
+    photos = staticmethod(coco_photos)
+
+    @staticmethod
+    def of_split(split: str) -> dict[str, str]:
+        """A folder of photos, with FOLDER:LIST those of a label list as CLIP-ES has it."""
+        subset, _, listed = split.partition(":")
+        return {"subset": subset, **({"split": listed} if listed else {})}

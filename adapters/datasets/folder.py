@@ -9,17 +9,20 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from vpl_plugin.adapters.datasets.photo_files import (
+from vpl_plugin.adapters.photos.data_set import DATASETS, DataSet
+from vpl_plugin.adapters.photos.photo_files import (
     list_photos,
     nearest,
     skipped_files,
     truth_of,
 )
-from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
-from vpl_plugin.adapters.datasets.text_file import read_text
+from vpl_plugin.adapters.photos.photo_set import PhotoSet, SetPhoto
+from vpl_plugin.adapters.photos.text_file import read_text
 from vpl_plugin.clip.class_names import ClassNames
+from vpl_plugin.clip.named_classes import class_names
+from vpl_plugin.errors import InputError
 
-__all__ = ["folder_photos"]
+__all__ = ["FolderDataSet", "folder_photos"]
 
 COLUMNS = ["photo", "labels"]
 
@@ -59,12 +62,12 @@ def folder_photos(
     if labels is not None:
         rows = _csv_rows(Path(labels))
         if not rows:
-            raise ValueError(f"{labels} names no photo")
+            raise InputError(f"{labels} names no photo")
     else:
         rows, skipped = _folder_rows(root)
         if not rows:
             more = f"; there are {skipped_files(skipped)}" if skipped else ""
-            raise ValueError(f"{root} holds no photo{more}")
+            raise InputError(f"{root} holds no photo{more}")
     stems = Counter(relative.with_suffix("") for relative in rows if relative.name)
     photos, failures = [], {}
     missing = _Missing(root)
@@ -74,13 +77,13 @@ def folder_photos(
             _check_path(relative)
             if not present:
                 why = "" if labels else ": it lies in no class folder, and there is no CSV file"
-                raise ValueError(f"no labels{why}")
+                raise InputError(f"no labels{why}")
             if not os.path.isfile(photo):
-                raise ValueError(f"there is no such photo{missing.hint(relative)}")
+                raise InputError(f"there is no such photo{missing.hint(relative)}")
             classes = tuple(names.indices(dict.fromkeys(present)))
             shared = stems[relative.with_suffix("")] > 1
             mask = truth_of(Path(masks), relative, shared) if masks else None
-        except ValueError as error:
+        except InputError as error:
             failures[photo] = str(error)
             continue
         # The suffix stays in the name, so that a.jpg and a.png keep apart.
@@ -90,14 +93,14 @@ def folder_photos(
 
 def _check_path(relative: Path) -> None:
     if not relative.name:
-        raise ValueError("a row has labels and no photo")
+        raise InputError("a row has labels and no photo")
     if relative.is_absolute() or ".." in relative.parts:
-        raise ValueError("it lies outside the folder of photos")
+        raise InputError("it lies outside the folder of photos")
     try:
         # Names of files need not be text; the names of outputs, and lists of photos, are.
         str(relative).encode()
     except UnicodeEncodeError as error:
-        raise ValueError("its name is no UTF-8 text: rename it") from error
+        raise InputError("its name is no UTF-8 text: rename it") from error
 
 
 class _Missing:
@@ -145,8 +148,8 @@ def _csv_rows(file: Path) -> dict[Path, list[str]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another header or encoding, a row with more columns, or a photo that stands
-            there twice.
+        ValueError: another header or encoding, a row with more columns, or a photo that is
+            listed twice.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is no file")
@@ -154,7 +157,7 @@ def _csv_rows(file: Path) -> dict[Path, list[str]]:
     rows: dict[Path, list[str]] = {}
     try:
         if reader.fieldnames != COLUMNS:
-            raise ValueError(
+            raise InputError(
                 f"{file} must start with the line photo,labels; got {reader.fieldnames}"
             )
         for row in reader:
@@ -166,14 +169,14 @@ def _csv_rows(file: Path) -> dict[Path, list[str]]:
                     rows[photo] = labels
                 continue
             if photo in rows or None in row:
-                what = "stands there twice" if photo in rows else "has more than two columns"
-                raise ValueError(
+                what = "is listed twice" if photo in rows else "has more than two columns"
+                raise InputError(
                     f"{file}, line {reader.line_num}: photo {str(photo)!r} {what}; its classes go"
                     " into one column of one row, with semicolons between"
                 )
             rows[photo] = labels
     except csv.Error as error:
-        raise ValueError(f"{file}, line {reader.line_num}, is no CSV: {error}") from error
+        raise InputError(f"{file}, line {reader.line_num}, is no CSV: {error}") from error
     return rows
 
 
@@ -181,3 +184,28 @@ def _folder_rows(root: Path) -> tuple[dict[Path, list[str]], Mapping[str, int]]:
     """The photos below ``root``, each with the name of the topmost folder that holds it, if any."""
     found = list_photos(root)
     return {path: list(path.parts[:-1][:1]) for path in found.photos}, found.skipped
+
+
+@DATASETS.register("folder")
+class FolderDataSet(DataSet):
+    """Any folder of photos."""
+
+    @staticmethod
+    def photos(
+        root: Path, classes: str, labels: str | None = None, masks: str | None = None
+    ) -> PhotoSet:
+        """See :func:`folder_photos`.
+
+        Args:
+            root: the folder.
+            classes: "voc", "coco", or names with commas between.
+            labels: a CSV file with the header photo,labels; labels with semicolons between. By
+                default the sub-folder's name is the label.
+            masks: folder of ground-truth PNGs.
+        """
+        return folder_photos(root, class_names(classes), labels, masks=masks)
+
+    @staticmethod
+    def of_split(split: str) -> dict[str, str]:
+        """A CSV file with the header photo,labels."""
+        return {"labels": split}

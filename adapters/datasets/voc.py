@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from vpl_plugin.adapters.datasets.photo_files import PhotoFolder, nearest
-from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto
-from vpl_plugin.adapters.datasets.split_file import read_lines
+from vpl_plugin.adapters.photos.data_set import DATASETS, DataSet
+from vpl_plugin.adapters.photos.photo_files import PhotoFolder, nearest
+from vpl_plugin.adapters.photos.photo_set import PhotoSet, SetPhoto
+from vpl_plugin.adapters.photos.split_file import read_lines
 from vpl_plugin.clip.class_names import VOC, ClassNames
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.ground_truth import no_class_shown
 from vpl_plugin.localization.mask_files import present_classes, read_mask
 
-__all__ = ["voc_photos"]
+__all__ = ["VOCDataSet", "voc_photos"]
 
 LABEL_SOURCES = ("annotations", "masks")
 
@@ -34,8 +36,8 @@ def voc_photos(
     Args:
         root: the folder that holds ``JPEGImages``, such as ``VOCdevkit/VOC2012``.
         split: a split file, or the name of a list in ``ImageSets/Segmentation``.
-        labels: "annotations" (``Annotations/*.xml``, all objects, the difficult ones too) or
-            "masks" (the classes in the ground-truth masks).
+        labels: where the classes of a photo are read: "annotations" (``Annotations/*.xml``, all
+            objects, the difficult ones too) or "masks" (the ground-truth masks).
         masks: folder of the ground truth below ``root``; where it does not exist,
             ``SegmentationClass`` takes its place.
         names: the classes.
@@ -50,7 +52,7 @@ def voc_photos(
     """
     root = Path(root)
     if labels not in LABEL_SOURCES:
-        raise ValueError(f"labels must be one of {', '.join(LABEL_SOURCES)}; got {labels!r}")
+        raise InputError(f"labels must be one of {', '.join(LABEL_SOURCES)}; got {labels!r}")
     if not (root / "JPEGImages").is_dir():
         raise FileNotFoundError(f"{root} is not in VOC's layout: it has no folder JPEGImages")
     in_folder = PhotoFolder(root / "JPEGImages")
@@ -68,7 +70,7 @@ def voc_photos(
         told_by = mask if labels == "masks" else root / "Annotations" / f"{name}.xml"
         try:
             photo = in_folder.find(name)
-        except ValueError as error:
+        except InputError as error:
             failures[photo] = str(error)
             continue
         try:
@@ -78,11 +80,11 @@ def voc_photos(
                 classes = _annotated(told_by, names)
             unknown = [index for index in classes if index >= len(names.labels)]
             if unknown:
-                raise ValueError(f"{names.name} has no class of the label {unknown[0] + 1}")
+                raise InputError(f"{names.name} has no class of the label {unknown[0] + 1}")
         except FileNotFoundError:
             failures[told_by] = f"there is no such file, so the photo has no labels{_lack(told_by)}"
             continue
-        except (ValueError, OSError) as error:
+        except (InputError, OSError) as error:
             failures[told_by] = str(error)
             continue
         if classes:
@@ -122,6 +124,18 @@ def _annotated(path: Path, names: ClassNames) -> list[int]:
         root = parse(path).getroot()
     # LookupError: of an encoding that does not exist.
     except (ElementTree.ParseError, DefusedXmlException, LookupError, RecursionError) as error:
-        raise ValueError(f"no readable annotation: {error}") from error
+        raise InputError(f"no readable annotation: {error}") from error
     found = (thing.findtext("name", "").strip() for thing in root.iter("object"))
     return names.indices(dict.fromkeys(found))
+
+
+@DATASETS.register("voc")
+class VOCDataSet(DataSet):
+    """PASCAL VOC."""
+
+    photos = staticmethod(voc_photos)
+
+    @staticmethod
+    def of_split(split: str) -> dict[str, str]:
+        """A split file, or the name of a list in ImageSets/Segmentation."""
+        return {"split": split}

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from vpl_plugin.adapters.clip_es.upstream import retrofit
-from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams
-from vpl_plugin.adapters.prototype_files import save_prototypes
+from vpl_plugin.adapters.clip_es.upstream.cam_files import read_upstream_cams
 from vpl_plugin.clip import COCO, load_clip, text_prototypes
+from vpl_plugin.prototypes import Prototypes
 
 STRIDE = 8
 
@@ -31,7 +31,7 @@ def main(checkout: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photos, labels = write_photos(folder)
-        save_prototypes(folder / "text.safetensors", Z, {"tau_I": 1 / float(model.logit_scale)})
+        Prototypes(Z, COCO.labels).save(folder / "text.safetensors")
         done = retrofit(
             checkout,
             dataset="coco14",

@@ -21,26 +21,22 @@ from vpl_plugin.adapters.clip_es import (
 from vpl_plugin.adapters.clip_es.scores import seed_confusion
 from vpl_plugin.adapters.datasets import voc_photos
 from vpl_plugin.cli.demo_photos import demo_photos
-from vpl_plugin.clip import VOC, ClipModel, load_clip, open_photo, text_prototypes
+from vpl_plugin.clip import VOC, ClipModel, class_prototypes, open_photo
 from vpl_plugin.localization import cams_to_labels, confusion_matrix, read_mask, resize_cams
+from vpl_plugin.prototypes import Prototypes
 
 N = len(VOC.labels)
 
 
 @pytest.fixture(scope="module")
-def model() -> ClipModel:
-    return load_clip("mini", device="cpu")
+def text(mini: ClipModel) -> Prototypes:
+    return class_prototypes(mini, VOC)
 
 
 @pytest.fixture(scope="module")
-def Z(model: ClipModel) -> torch.Tensor:
-    return text_prototypes(model, [*VOC.prompts, *VOC.background])
-
-
-@pytest.fixture(scope="module")
-def photos(model: ClipModel) -> list:
+def photos(mini: ClipModel) -> list:
     return [
-        encode_photo(model, item.photo.reduce(3), VOC.indices(item.labels), name=item.name)
+        encode_photo(mini, item.photo.reduce(3), VOC.indices(item.labels), name=item.name)
         for item in demo_photos()
     ]
 
@@ -60,34 +56,36 @@ def test_one_histogram_serves_all_powers(seed: int) -> None:
 
 
 def test_seed_pixels_are_drawn_evenly_and_the_same_for_the_same_seed(
-    model: ClipModel, Z: torch.Tensor, photos: list
+    mini: ClipModel, text: Prototypes, photos: list
 ) -> None:
-    options = {"num_foreground": N, "pixels_per_photo": 20}
-    first = seed_pixels(model, photos, Z, seed=3, **options)
-    again = seed_pixels(model, iter(photos), Z, seed=3, **options)
-    other = seed_pixels(model, photos, Z, seed=4, **options)
-    assert first.features.shape == (120, model.embed_dim)
+    first = seed_pixels(mini, photos, text, seed=3, pixels_per_photo=20)
+    again = seed_pixels(mini, iter(photos), text, seed=3, pixels_per_photo=20)
+    other = seed_pixels(mini, photos, text, seed=4, pixels_per_photo=20)
+    assert first.features.shape == (120, mini.embed_dim)
     assert torch.equal(first.features, again.features)
     assert torch.equal(first.targets, again.targets)
     assert not torch.equal(first.features, other.features)
-    everything = seed_pixels(model, photos, Z, num_foreground=N, pixels_per_photo=None)
+    everything = seed_pixels(mini, photos, text, pixels_per_photo=None)
     assert len(everything.features) == sum(len(photo.features) for photo in photos)
     absent = sorted(set(range(N)) - {index for photo in photos for index in photo.classes})
     assert everything.targets[:, absent].sum() == 0
 
 
 def test_learning_lowers_the_loss_and_changes_the_cams(
-    model: ClipModel, Z: torch.Tensor, photos: list
+    mini: ClipModel, text: Prototypes, photos: list
 ) -> None:
-    fit = learn_from_photos(model, photos, Z, num_foreground=N)
+    vision, fit = learn_from_photos(mini, photos, text)
+    assert torch.equal(vision.rows, fit.prototypes)
+    assert (vision.class_names, vision.temperature) == (VOC.labels, 0.03)
+    assert vision.about["background"] == list(VOC.background)
+    assert vision.about["loss"] == float(fit.losses[-1])
     assert fit.losses[-1] < fit.losses[0]
-    text = photo_cams(model, photos[0], Z, num_foreground=N)
-    vision = photo_cams(model, photos[0], fit.prototypes, num_foreground=N, temperature=0.03)
-    assert (text.refined - vision.refined).abs().max() > 0.05
+    before, after = (photo_cams(mini, photos[0], kind) for kind in (text, vision))
+    assert (before.refined - after.refined).abs().max() > 0.05
 
 
 def test_scores_of_perfect_and_of_hopeless_cams(
-    model: ClipModel, Z: torch.Tensor, photos: list, monkeypatch: pytest.MonkeyPatch
+    mini: ClipModel, text: Prototypes, photos: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vpl_plugin.adapters.clip_es import scores
     from vpl_plugin.adapters.clip_es.cams import PhotoCAMs
@@ -102,37 +100,36 @@ def test_scores_of_perfect_and_of_hopeless_cams(
         return PhotoCAMs(1 - truth, truth, torch.ones(1))
 
     monkeypatch.setattr(scores, "photo_cams", perfect)
-    result = seed_scores(model, [(photo, mask)], Z, num_foreground=N)
+    result = seed_scores(mini, [(photo, mask)], text)
     assert result.refined == 1.0
     assert result.raw == 0.0
     cosine = photo.features[mask_on_grid(mask, photo.tokens.grid) == photo.classes[0] + 1]
-    expected = 1 - (cosine @ Z[photo.classes[0]]).mean()
+    expected = 1 - (cosine @ text.rows[photo.classes[0]]).mean()
     assert result.gap == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_bad_input_is_named(model: ClipModel, Z: torch.Tensor, photos: list) -> None:
+def test_bad_input_is_named(mini: ClipModel, text: Prototypes, photos: list) -> None:
     with pytest.raises(ValueError, match="classes of photo 'x' must name at least one class"):
-        encode_photo(model, np.zeros((32, 32, 3), np.uint8), [], name="x")
+        encode_photo(mini, np.zeros((32, 32, 3), np.uint8), [], name="x")
     with pytest.raises(ValueError, match="photos is empty"):
-        seed_pixels(model, [], Z, num_foreground=N)
+        seed_pixels(mini, [], text)
     with pytest.raises(ValueError, match="pixels_per_photo must be a whole number"):
-        seed_pixels(model, photos, Z, num_foreground=N, pixels_per_photo=0)
+        seed_pixels(mini, photos, text, pixels_per_photo=0)
     with pytest.raises(ValueError, match="photos is empty"):
-        seed_scores(model, [], Z, num_foreground=N)
+        seed_scores(mini, [], text)
 
 
 @pytest.mark.shared
 def test_vision_prototypes_beat_text_prototypes_on_voc_photographs(
-    model: ClipModel, Z: torch.Tensor, shared_dir: Path
+    mini: ClipModel, text: Prototypes, shared_dir: Path
 ) -> None:
     pairs = []
     for item in voc_photos(shared_dir / "data" / "voc", "val_dev.txt", labels="masks").photos:
         mask = read_mask(item.mask)
         photo = open_photo(item.photo)
-        pairs.append((encode_photo(model, photo, item.classes, name=item.name), mask))
-    fit = learn_from_photos(model, [photo for photo, _ in pairs], Z, num_foreground=N)
-    text = seed_scores(model, pairs, Z, num_foreground=N)
-    vision = seed_scores(model, pairs, fit.prototypes, num_foreground=N, temperature=0.03)
-    assert vision.refined > text.refined + 0.03
-    assert vision.raw > text.raw + 0.03
-    assert vision.gap < text.gap
+        pairs.append((encode_photo(mini, photo, item.classes, name=item.name), mask))
+    learned, _ = learn_from_photos(mini, [photo for photo, _ in pairs], text)
+    before, after = (seed_scores(mini, pairs, kind) for kind in (text, learned))
+    assert after.refined > before.refined + 0.03
+    assert after.raw > before.raw + 0.03
+    assert after.gap < before.gap

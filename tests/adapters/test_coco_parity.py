@@ -12,6 +12,7 @@ import torch
 from vpl_plugin.adapters.clip_es import stages
 from vpl_plugin.adapters.clip_es.stage_files import read_cams
 from vpl_plugin.adapters.datasets import coco_photos
+from vpl_plugin.adapters.pipeline.run import Run
 from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import COCO, VOC, load_clip
 from vpl_plugin.localization import cams_to_labels, resize_cams
@@ -47,7 +48,7 @@ def test_cams_are_those_of_upstreams_coco_script(golden, tmp_path: Path, parity:
     model = load_clip("mini", device="cpu")
     settings = stages.Settings(tmp_path / "out", prototypes="text", parity=parity, workers=1)
     failures: dict[Path, str] = {}
-    stages.run_cams(model, photos, settings, failures)
+    stages.CAMs().run(Run(photos, settings, model, failures))
     assert not failures
     differing = []
     for item in photos.photos:
@@ -70,7 +71,7 @@ def test_vocs_box_threshold_gives_other_cams(golden, tmp_path: Path) -> None:
     names = dataclasses.replace(COCO, box_threshold=VOC.box_threshold)
     photos = coco_photos(tmp_path, split="list.txt", names=names)
     settings = stages.Settings(tmp_path / "out", prototypes="text", parity=True, workers=1)
-    stages.run_cams(load_clip("mini", device="cpu"), photos, settings, {})
+    stages.CAMs().run(Run(photos, settings, load_clip("mini", device="cpu")))
     differing = []
     for item in photos.photos:
         cams = read_cams(settings.cams / f"{item.name}.npz")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from vpl_plugin.adapters.clip_cpal import (
     write_context,
 )
 from vpl_plugin.adapters.clip_cpal.self_supervision import step_losses
+from vpl_plugin.prototypes import Prototypes
 
 
 def units(rows: int, columns: int, seed: int = 0) -> Tensor:
@@ -228,9 +230,7 @@ def test_the_classifier_cam_is_gradcam_at_the_projected_features() -> None:
         features[None],
         features.mean(0)[None],
         [classes],
-        prototypes,
-        num_foreground=4,
-        temperature=tau,
+        Prototypes(prototypes, tuple("abcd"), tau),
     )
     torch.testing.assert_close(found[0], torch.stack(expected), rtol=0, atol=1e-5)
 
@@ -257,8 +257,7 @@ def test_losses_of_a_step_are_those_of_its_photos_one_by_one(seed: int, count: i
     """Values and gradients, against the formulas for one photo written out."""
     photos = uneven(seed, count)
     W = units(7, 6, seed).double().requires_grad_()
-    F4 = {"num_foreground": 4, "temperature": 0.2}
-    found = step_losses(photos, W, **F4)
+    found = step_losses(photos, Prototypes(W, tuple("abcd"), 0.2))
     expected = []
     for photo in photos:
         rows = F.normalize(W, dim=1)
@@ -291,10 +290,8 @@ def test_losses_of_a_step_are_those_of_its_photos_one_by_one(seed: int, count: i
 def test_features_of_half_precision_are_unit_rows_again() -> None:
     photos = uneven(0, 3)
     rounded = [photo._replace(features=photo.features.half()) for photo in photos]
-    W = units(7, 6)
-    exact, found = (
-        step_losses(given, W, num_foreground=4, temperature=0.2) for given in (photos, rounded)
-    )
+    prototypes = Prototypes(units(7, 6), tuple("abcd"), 0.2)
+    exact, found = (step_losses(given, prototypes) for given in (photos, rounded))
     torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-3)
 
 
@@ -307,16 +304,17 @@ def examples(count: int = 6) -> list[Example]:
     return made
 
 
+START = Prototypes(units(5, 6, 99), ("a", "b"), 0.1)
+
+
 def adapted(**options: float) -> Adaptation:
-    return adapt_prototypes(
-        examples(), units(5, 6, 99), num_foreground=2, temperature=0.1, **options
-    )
+    return adapt_prototypes(examples(), START, **options)
 
 
 def test_training_lowers_both_losses_and_is_deterministic() -> None:
     one, two = (adapted(epochs=30) for _ in range(2))
-    assert torch.equal(one.prototypes, two.prototypes)
-    torch.testing.assert_close(one.prototypes.norm(dim=1), torch.ones(5))
+    assert torch.equal(one.prototypes.rows, two.prototypes.rows)
+    torch.testing.assert_close(one.prototypes.rows.norm(dim=1), torch.ones(5))
     total = [a + b for a, b in zip(one.classification, one.consistency, strict=True)]
     assert len(total) == 30
     assert total[-1] < total[0]
@@ -327,13 +325,16 @@ def test_training_lowers_both_losses_and_is_deterministic() -> None:
 
 def test_no_epoch_leaves_the_prototypes_as_they_are() -> None:
     made = adapted(epochs=0)
-    torch.testing.assert_close(made.prototypes, units(5, 6, 99))
+    torch.testing.assert_close(made.prototypes.rows, START.rows)
+    assert (made.prototypes.class_names, made.prototypes.temperature) == (("a", "b"), 0.1)
     assert (made.classification, made.consistency) == ([], [])
 
 
 def test_training_refuses_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="examples is empty"):
-        adapt_prototypes([], units(5, 6), num_foreground=2, temperature=0.1)
+        adapt_prototypes([], START)
+    with pytest.raises(ValueError, match="prototypes must have a temperature"):
+        adapt_prototypes(examples(), replace(START, temperature=None))
     with pytest.raises(ValueError, match="learning_rate"):
         adapted(learning_rate=0.0)
     with pytest.raises(ValueError, match="weight"):

@@ -93,7 +93,7 @@ def test_bad_voc_splits_are_errors(voc: Path, tmp_path: Path) -> None:
     (voc / "twice.txt").write_text("a\na\n")
     with pytest.raises(ValueError, match="names no photo"):
         voc_photos(voc, "empty.txt")
-    with pytest.raises(ValueError, match="line 2: photo 'a' stands there twice"):
+    with pytest.raises(ValueError, match="line 2: photo 'a' is listed twice"):
         voc_photos(voc, "twice.txt")
     with pytest.raises(FileNotFoundError, match="ImageSets/Segmentation/absent"):
         voc_photos(voc, "absent")
@@ -176,7 +176,7 @@ def test_a_photo_twice_in_a_table_is_an_error(tmp_path: Path) -> None:
     photo(tmp_path / "1.jpg")
     table = tmp_path / "labels.csv"
     table.write_text("photo,labels\n1.jpg,cat\n1.jpg,dog\n")
-    with pytest.raises(ValueError, match=r"line 3: photo '1\.jpg' stands there twice"):
+    with pytest.raises(ValueError, match=r"line 3: photo '1\.jpg' is listed twice"):
         folder_photos(tmp_path, PETS, table)
     table.write_text("photo,labels\n1.jpg,cat,dog\n")
     with pytest.raises(ValueError, match=r"line 2: photo '1\.jpg' has more than two columns"):

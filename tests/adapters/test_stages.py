@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vpl_plugin import learn_vision_prototypes
+from vpl_plugin import fit_vision_prototypes
 from vpl_plugin.adapters.clip_es import encode_photo, photo_cams, stages
 from vpl_plugin.adapters.clip_es.stage_files import (
     StoredSeeds,
@@ -19,10 +19,11 @@ from vpl_plugin.adapters.clip_es.stage_files import (
 from vpl_plugin.adapters.clip_es.stages import photo_batches
 from vpl_plugin.adapters.clip_es.stages.photo_batches import plan_batches
 from vpl_plugin.adapters.datasets import PhotoSet, SetPhoto, folder_photos, voc_photos
-from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
+from vpl_plugin.adapters.pipeline.run import Run
 from vpl_plugin.cli.demo_photos import demo_photos
-from vpl_plugin.clip import VOC, ClipModel, load_clip, open_photo, text_prototypes
+from vpl_plugin.clip import VOC, ClipModel, class_prototypes, open_photo
 from vpl_plugin.core.pixels import PixelChunk
+from vpl_plugin.distributed import Ranks
 from vpl_plugin.localization import (
     read_mask,
     resize_cams,
@@ -30,14 +31,10 @@ from vpl_plugin.localization import (
     seed_targets,
     targets_from_seeds,
 )
-from vpl_plugin.run_folder import claim_folder, settings_of
+from vpl_plugin.prototypes import Prototypes
+from vpl_plugin.results import Results
 
 N = len(VOC.labels)
-
-
-@pytest.fixture(scope="module")
-def model() -> ClipModel:
-    return load_clip("mini", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -56,31 +53,31 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> PhotoSet:
 
 
 def test_seeds_are_those_of_the_pipeline_in_memory(
-    model: ClipModel, photos: PhotoSet, tmp_path: Path
+    mini: ClipModel, photos: PhotoSet, tmp_path: Path
 ) -> None:
     settings = stages.Settings(tmp_path, pixels_per_photo=None, workers=2, batch_size=3)
     failures: dict[Path, str] = {}
-    stages.run_seeds(model, photos, settings, failures)
+    stages.Seeds().run(Run(photos, settings, mini, failures))
     assert failures == {}
-    Z = text_prototypes(model, [*VOC.prompts, *VOC.background])
+    text = class_prototypes(mini, VOC)
     for item in photos.photos:
-        encoded = encode_photo(model, open_photo(item.photo), item.classes)
-        refined = photo_cams(model, encoded, Z, num_foreground=N).refined
+        encoded = encode_photo(mini, open_photo(item.photo), item.classes)
+        refined = photo_cams(mini, encoded, text).refined
         stored = read_seeds(tmp_path / "seeds" / f"{item.name}.npz")
         assert stored.grid == encoded.tokens.grid
         np.testing.assert_allclose(stored.features, encoded.features, rtol=0, atol=1e-3)
-        expected = seed_targets(refined, item.classes, encoded.features, Z, num_foreground=N)
+        expected = seed_targets(refined, item.classes, encoded.features, text)
         compact = torch.from_numpy(stored.seeds).long()
-        ours = targets_from_seeds(compact, encoded.features, Z, num_foreground=N)
+        ours = targets_from_seeds(compact, encoded.features, text)
         torch.testing.assert_close(ours, expected)
 
 
 def test_a_subsample_is_part_of_all_pixels_and_the_same_each_time(
-    model: ClipModel, photos: PhotoSet, tmp_path: Path
+    mini: ClipModel, photos: PhotoSet, tmp_path: Path
 ) -> None:
     def run(name: str, **options: int | None) -> StoredSeeds:
         settings = stages.Settings(tmp_path / name, workers=1, **options)
-        stages.run_seeds(model, photos, settings, {})
+        stages.Seeds().run(Run(photos, settings, mini))
         return read_seeds(settings.seeds / "cat.jpg.npz")
 
     every, some, again = (
@@ -97,20 +94,21 @@ def test_a_subsample_is_part_of_all_pixels_and_the_same_each_time(
 
 
 def test_learning_from_disk_equals_learning_in_memory(
-    model: ClipModel, photos: PhotoSet, tmp_path: Path
+    mini: ClipModel, photos: PhotoSet, tmp_path: Path
 ) -> None:
     settings = stages.Settings(tmp_path, workers=2, iterations=40)
-    stages.run_seeds(model, photos, settings, {})
-    stages.run_learn(photos, settings, {})
-    learned, about = load_prototypes(settings.learned / "prototypes.safetensors")
-    Z = text_prototypes(model, [*VOC.prompts, *VOC.background])
+    stages.Seeds().run(Run(photos, settings, mini))
+    stages.Learn().run(Run(photos, settings))
+    held = Prototypes.load(settings.learned / "prototypes.safetensors")
+    learned, about = held.rows, held.about
+    text = class_prototypes(mini, VOC)
     stored = [read_seeds(settings.seeds / f"{item.name}.npz") for item in photos.photos]
     features = torch.from_numpy(np.concatenate([item.features for item in stored])).float()
     features = torch.nn.functional.normalize(features, dim=1)
     seeds = torch.from_numpy(np.concatenate([item.seeds for item in stored])).long()
-    targets = targets_from_seeds(seeds, features, Z, num_foreground=N)
-    fit = learn_vision_prototypes(
-        features, Z, targets=targets, anchor=settings.anchor, iterations=40, full_output=True
+    targets = targets_from_seeds(seeds, features, text)
+    fit = fit_vision_prototypes(
+        features, text.rows, targets=targets, anchor=settings.anchor, iterations=40
     )
     torch.testing.assert_close(learned, fit.prototypes, rtol=0, atol=1e-5)
     assert about["loss"] == pytest.approx(float(fit.losses[-1]), rel=1e-5)
@@ -119,7 +117,7 @@ def test_learning_from_disk_equals_learning_in_memory(
 
 @pytest.mark.parametrize("held_bytes", [0, 64 * 3 * (8 * 2 + 2), 10**6])
 def test_every_pass_gives_the_same_pixels_whatever_is_held(tmp_path: Path, held_bytes: int) -> None:
-    Z = torch.nn.functional.normalize(torch.randn(5, 8), dim=1)
+    text = Prototypes(torch.nn.functional.normalize(torch.randn(5, 8), dim=1), ("a", "b"))
     generator = np.random.default_rng(0)
     files = []
     for number in range(130):
@@ -127,7 +125,7 @@ def test_every_pass_gives_the_same_pixels_whatever_is_held(tmp_path: Path, held_
         features = generator.normal(size=(3, 8)).astype(np.float16)
         seeds = np.array([number % 2, -1, 1], np.int16)
         write_seeds(files[-1], StoredSeeds(features, seeds, np.arange(3, dtype=np.int32), (1, 3)))
-    stream = stages.SeedStream(files, Z, num_foreground=2, workers=2, held_bytes=held_bytes)
+    stream = stages.SeedStream(files, text, workers=2, held_bytes=held_bytes)
     first, second = (list(stream) for _ in range(2))
     assert [len(chunk.features) for chunk in first] == [192, 192, 6]
     assert all(isinstance(chunk, PixelChunk) for chunk in first)
@@ -165,13 +163,12 @@ def test_batches_share_a_grid_and_do_not_depend_on_what_is_done(photos: PhotoSet
 
 
 def test_ranks_share_the_photos_and_write_the_same_files(
-    model: ClipModel, photos: PhotoSet, tmp_path: Path
+    mini: ClipModel, photos: PhotoSet, tmp_path: Path
 ) -> None:
     together, apart = (stages.Settings(tmp_path / name, workers=1) for name in ("one", "two"))
-    stages.run_seeds(model, photos, together, {})
+    stages.Seeds().run(Run(photos, together, mini))
     for rank in range(2):
-        shard = stages.Settings(apart.output, workers=1, shard=(rank, 2))
-        stages.run_seeds(model, photos, shard, {})
+        stages.Seeds().run(Run(photos, apart, mini, ranks=Ranks(rank, 2)))
         done = len(list(apart.seeds.glob("*.npz")))
         assert done == 4 if rank else 0 < done < 4
     for item in photos.photos:
@@ -189,25 +186,25 @@ FULL = [
 @pytest.mark.parametrize("full", FULL, ids=["process", "cuda", "cpu"])
 def test_photos_that_do_not_fit_together_go_one_by_one(
     full: Exception,
-    model: ClipModel,
+    mini: ClipModel,
     photos: PhotoSet,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     whole, tight = (stages.Settings(tmp_path / name, workers=1) for name in ("whole", "tight"))
-    stages.run_seeds(model, photos, whole, {})
+    stages.Seeds().run(Run(photos, whole, mini))
     genuine, sizes = photo_batches.batch_cams, []
 
-    def room_for_one(model: ClipModel, pixels: torch.Tensor, *rest: object, **options: object):  # type: ignore[no-untyped-def]
+    def room_for_one(mini: ClipModel, pixels: torch.Tensor, *rest: object, **options: object):  # type: ignore[no-untyped-def]
         sizes.append(len(pixels))
         if len(pixels) > 1:
             raise full
-        return genuine(model, pixels, *rest, **options)
+        return genuine(mini, pixels, *rest, **options)
 
     monkeypatch.setattr(photo_batches, "batch_cams", room_for_one)
     failures: dict[Path, str] = {}
-    stages.run_seeds(model, photos, tight, failures)
+    stages.Seeds().run(Run(photos, tight, mini, failures))
     assert failures == {}
     assert sorted(sizes) == [1, 1, 1, 1, 2]
     assert caplog.text.count("memory does not hold 2 photos at once") == 1
@@ -223,7 +220,7 @@ def test_photos_that_do_not_fit_together_go_one_by_one(
 def test_a_photo_that_fills_the_memory_when_it_is_decoded_does_not_end_the_run(
     always: bool,
     full: Exception,
-    model: ClipModel,
+    mini: ClipModel,
     photos: PhotoSet,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -241,7 +238,7 @@ def test_a_photo_that_fills_the_memory_when_it_is_decoded_does_not_end_the_run(
     monkeypatch.setattr(photo_batches, "open_photo", opened)
     settings = stages.Settings(tmp_path, workers=2)
     failures: dict[Path, str] = {}
-    stages.run_seeds(model, photos, settings, failures)
+    stages.Seeds().run(Run(photos, settings, mini, failures))
     assert len(tried) == 2
     assert list(failures) == ([large] if always else [])
     assert all("no memory to decode it" in why for why in failures.values())
@@ -249,14 +246,14 @@ def test_a_photo_that_fills_the_memory_when_it_is_decoded_does_not_end_the_run(
 
 
 def test_other_errors_of_a_thread_are_not_taken_for_a_full_memory(
-    model: ClipModel, photos: PhotoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mini: ClipModel, photos: PhotoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(path: Path) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(photo_batches, "open_photo", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        stages.run_seeds(model, photos, stages.Settings(tmp_path), {})
+        stages.Seeds().run(Run(photos, stages.Settings(tmp_path), mini))
 
 
 def test_settings_are_checked() -> None:
@@ -269,42 +266,40 @@ def test_settings_are_checked() -> None:
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
-    claim_folder(tmp_path, {"a": 1, "b": (1, 2)})
-    claim_folder(tmp_path, {"a": 1, "b": (1, 2)})
+    Results.claim(tmp_path, {"a": 1, "b": (1, 2)})
+    Results.claim(tmp_path, {"a": 1, "b": (1, 2)})
     (tmp_path / "result.npz").touch()
     with pytest.raises(ValueError, match=r"b was \[1, 2\], is None"):
-        claim_folder(tmp_path, {"a": 1})
+        Results.claim(tmp_path, {"a": 1})
 
 
 def test_a_folder_that_got_no_results_takes_other_settings(tmp_path: Path) -> None:
-    claim_folder(tmp_path, {"iterations": 0})
-    claim_folder(tmp_path, {"iterations": 9})
-    assert settings_of(tmp_path, "learn") == {"iterations": 9}
+    Results.claim(tmp_path, {"iterations": 0})
+    Results.claim(tmp_path, {"iterations": 9})
+    assert Results(tmp_path).settings("learn") == {"iterations": 9}
 
 
 def test_a_broken_run_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").touch()
-    for read in (lambda: claim_folder(tmp_path, {}), lambda: settings_of(tmp_path, "cams")):
+    for read in (lambda: Results.claim(tmp_path, {}), lambda: Results(tmp_path).settings("cams")):
         with pytest.raises(ValueError, match=r"run\.json is broken"):
             read()
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize("kind", ["text", "swapped"])
-def test_parity_with_upstream(
-    kind: str, model: ClipModel, shared_dir: Path, tmp_path: Path
-) -> None:
+def test_parity_with_upstream(kind: str, mini: ClipModel, shared_dir: Path, tmp_path: Path) -> None:
     golden = np.load(shared_dir / "golden/clip_es.npz", allow_pickle=False)
     names = sorted({key.split("/")[1] for key in golden if key.startswith("crf/")})
     (tmp_path / "split.txt").write_text("\n".join(names))
     photos = voc_photos(shared_dir / "golden/voc", tmp_path / "split.txt")
     rows = torch.from_numpy(np.concatenate([golden[f"{kind}/fg"], golden[f"{kind}/bg"]]))
-    save_prototypes(tmp_path / "given.safetensors", rows, {"kind": "text"})
+    Prototypes(rows, VOC.labels).save(tmp_path / "given.safetensors")
     settings = stages.Settings(
         tmp_path, prototypes=str(tmp_path / "given.safetensors"), parity=True, workers=1
     )
     failures: dict[Path, str] = {}
-    stages.run_cams(model, photos, settings, failures)
+    stages.CAMs().run(Run(photos, settings, mini, failures))
     for name in names:
         cams = read_cams(settings.cams / f"{name}.npz")
         keys = golden[f"{kind}/{name}/keys"].tolist()
@@ -318,7 +313,7 @@ def test_parity_with_upstream(
         )
     if kind == "text":
         few = photos._replace(photos=photos.photos[:2])
-        stages.run_masks(few, settings, failures)
+        stages.Masks().run(Run(few, settings, mini, failures))
         for item in few.photos:
             for part, folder in (("pseudo_mask", settings.masks), ("label", settings.labels)):
                 ours = read_mask(folder / f"{item.name}.png")

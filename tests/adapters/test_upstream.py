@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -14,17 +13,19 @@ import pytest
 import torch
 from PIL import Image
 
-from vpl_plugin.adapters.clip_es import encode_photo, photo_cams, upstream_checkout
+from vpl_plugin.adapters.clip_es import encode_photo, photo_cams
 from vpl_plugin.adapters.clip_es.stage_files import read_seeds
 from vpl_plugin.adapters.clip_es.upstream import UpstreamError, retrofit
-from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams
-from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
+from vpl_plugin.adapters.clip_es.upstream import checkout as upstream_checkout
+from vpl_plugin.adapters.clip_es.upstream.cam_files import read_upstream_cams
 from vpl_plugin.cli.clip_es_upstream import main
 from vpl_plugin.clip import load_clip
 from vpl_plugin.localization import resize_cams
 from vpl_plugin.localization.seeds import NO_SEED
+from vpl_plugin.prototypes import Prototypes
 
 SHADOWED = ("clip", "clip_text", "generate_cams_voc12", "pytorch_grad_cam", "utils")
+CLASSES = ("cat", "dog", "sheep with wool")
 PHOTOS = {
     "a": ((40, 61), ["cat", "sheep", "cat"]),
     "b": ((33, 48), ["dog"]),
@@ -93,21 +94,22 @@ def test_a_retrofit_leaves_upstreams_files_and_nothing_else(
     assert sorted(file.name for file in done.cam_out_dir.iterdir()) == [
         *("a.npy", "b.npy", "c.npy", "vpl")
     ]
-    assert sorted(file.name for file in (done.cam_out_dir / "vpl").iterdir()) == [
-        *("prototypes.json", "prototypes.safetensors")
+    assert [file.name for file in (done.cam_out_dir / "vpl").iterdir()] == [
+        "prototypes.safetensors"
     ]
     keys, cams = read_upstream_cams(done.cam_out_dir / "a.npy")
     assert keys.tolist() == [0, 2]
     assert cams.shape == (2, 40, 61)
     # As upstream's evaluation scripts read it.
-    held = np.load(done.cam_out_dir / "a.npy", allow_pickle=True).item()
-    assert np.array_equal(held["attn_highres"], cams)
-    W, made_by = load_prototypes(done.prototypes)
+    theirs = np.load(done.cam_out_dir / "a.npy", allow_pickle=True).item()
+    assert np.array_equal(theirs["attn_highres"], cams)
+    held = Prototypes.load(done.prototypes)
+    W, made_by = held.rows, held.about
     assert W.shape == (5, 16)
     assert made_by == done.made_by
     assert torch.allclose(W.norm(dim=1), torch.ones(5), atol=1e-5)
-    assert made_by["classes"] == ["cat", "dog", "sheep with wool"]
-    assert made_by["tau_I"] == 0.03
+    assert held.class_names == ("cat", "dog", "sheep with wool")
+    assert held.temperature == 0.03
     assert made_by["anchor"] == 0.1
 
     # Prototypes learned on one split serve another one, and the CAMs are then the same.
@@ -117,10 +119,9 @@ def test_a_retrofit_leaves_upstreams_files_and_nothing_else(
 
 
 def test_the_cams_are_the_native_ones(checkout: Path, voc: dict[str, Any], tmp_path: Path) -> None:
-    prototypes = torch.nn.functional.normalize(
-        torch.randn(5, 256, generator=torch.Generator().manual_seed(1)), dim=1
-    )
-    save_prototypes(tmp_path / "W.safetensors", prototypes, {"tau_I": 0.05})
+    rows = torch.randn(5, 256, generator=torch.Generator().manual_seed(1))
+    prototypes = Prototypes(torch.nn.functional.normalize(rows, dim=1), CLASSES, 0.05)
+    prototypes.save(tmp_path / "W.safetensors")
     done = retrofit(
         checkout,
         model="mini",
@@ -135,7 +136,7 @@ def test_the_cams_are_the_native_ones(checkout: Path, voc: dict[str, Any], tmp_p
         photo = Image.open(voc["img_root"] / f"{name}.jpg")
         encoded = encode_photo(model, photo, keys.tolist())
         # The stand-in has no affinity; its files hold the raw CAMs.
-        raw = photo_cams(model, encoded, prototypes, num_foreground=3, temperature=0.05).raw
+        raw = photo_cams(model, encoded, prototypes).raw
         expected = resize_cams(raw, encoded.size).numpy()
         assert np.abs(cams.astype(np.float32) - expected).max() < 2e-3
         highest = max(highest, expected.max())
@@ -171,7 +172,7 @@ def test_a_broken_photo_is_named_and_a_rerun_goes_on(checkout: Path, tmp_path: P
     broken = voc["img_root"] / "b.jpg"
     whole = broken.read_bytes()
     options = {"cam_out_dir": tmp_path / "out", "prototypes": tmp_path / "W.safetensors", **voc}
-    save_prototypes(options["prototypes"], torch.eye(5, 16), {})
+    Prototypes(torch.eye(5, 16), CLASSES).save(options["prototypes"])
     broken.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UpstreamError, match=r"failed on b\.jpg: OSError: .*[Tt]runcated"):
         retrofit(checkout, **options)
@@ -226,9 +227,9 @@ def test_the_command(
     assert "perform() stopped at b.jpg: it found no valid object" in capfd.readouterr().err
     assert main([*arguments, "--tau-I", "0.05", "--seed", "4"]) == 0
     assert "3/3" in capfd.readouterr().err
-    facts = json.loads((tmp_path / "out" / "vpl" / "prototypes.json").read_text())
-    assert facts["tau_I"] == 0.05
-    assert facts["settings"]["seed"] == 4
+    held = Prototypes.load(tmp_path / "out" / "vpl" / "prototypes.safetensors")
+    assert held.temperature == 0.05
+    assert held.about["settings"]["seed"] == 4
     assert main([*arguments[:-1], str(tmp_path), "--model", "nowhere.pt"]) == 2
     assert "there is no model file nowhere.pt" in capfd.readouterr().err
 
@@ -266,7 +267,7 @@ def test_bad_input_is_named_before_any_work(
     ("lines", "dataset", "message"),
     [
         ("\n", "voc12", "names no photo"),
-        ("a\nb\na\n", "voc12", "line 3: photo 'a' stands there twice"),
+        ("a\nb\na\n", "voc12", "line 3: photo 'a' is listed twice"),
         ("a 1\n", "voc12", "line 1: it takes a photo's name alone"),
         ("a 1\nb\n", "coco14", "line 2: it takes a photo and the indices of its classes"),
         ("a cat\n", "coco14", "line 1: it takes a photo and the indices of its classes"),

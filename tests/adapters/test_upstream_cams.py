@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams, write_upstream_cams
+from vpl_plugin.adapters.clip_es.upstream.cam_files import read_upstream_cams, write_upstream_cams
 
 KEYS = np.array([3, 14])
 CAMS = np.random.default_rng(0).random((2, 5, 7)).astype(np.float16)

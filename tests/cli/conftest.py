@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vpl_plugin.adapters.prototype_files import save_prototypes
 from vpl_plugin.cli.demo_photos import demo_photos
-from vpl_plugin.clip import VOC, ClipModel, load_clip, text_prototypes
+from vpl_plugin.clip import VOC, ClipModel, class_prototypes
 from vpl_plugin.localization import write_mask
 from vpl_plugin.segmentation.checkpoints import save_checkpoint
 from vpl_plugin.segmentation.decoder import Decoder
@@ -24,24 +24,35 @@ from vpl_plugin.segmentation.decoder import Decoder
 DECODER = {"width": 32, "layers": 1, "heads": 2}
 
 
-@pytest.fixture(scope="session")
-def mini() -> ClipModel:
-    return load_clip("mini", device="cpu")
+def write_voc(root: Path, factor: int) -> list[str]:
+    """The demo's six photographs, so many times smaller, in VOC's layout; their names."""
+    for folder in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    for item in demo_photos():
+        photo = item.photo.reduce(factor)
+        photo.save(root / "JPEGImages" / f"{item.name}.jpg", quality=95)
+        mask = Image.fromarray(item.mask).resize(photo.size, Image.Resampling.NEAREST)
+        write_mask(root / "SegmentationClass" / f"{item.name}.png", np.array(mask))
+        objects = "".join(f"<object><name>{label}</name></object>" for label in item.labels)
+        listed = f"<annotation>{objects}</annotation>"
+        (root / "Annotations" / f"{item.name}.xml").write_text(listed)
+    return [item.name for item in demo_photos()]
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six photographs of about 100 pixels a side in VOC's layout."""
+    root = tmp_path_factory.mktemp("data") / "VOC2012"
+    names = write_voc(root, 5)
+    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(names) + "\n")
+    return root
 
 
 @pytest.fixture(scope="session")
 def voc_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six photographs of about 60 pixels a side in VOC's layout: four to train, two to score."""
     root = tmp_path_factory.mktemp("tiny") / "VOC2012"
-    for folder in ("JPEGImages", "SegmentationClass"):
-        (root / folder).mkdir(parents=True)
-    names = []
-    for item in demo_photos():
-        photo = item.photo.reduce(8)
-        photo.save(root / "JPEGImages" / f"{item.name}.jpg", quality=95)
-        mask = Image.fromarray(item.mask).resize(photo.size, Image.Resampling.NEAREST)
-        write_mask(root / "SegmentationClass" / f"{item.name}.png", np.array(mask))
-        names.append(item.name)
+    names = write_voc(root, 8)
     (root / "train.txt").write_text("\n".join(names[:4]) + "\n")
     (root / "val.txt").write_text("\n".join(names[2:]) + "\n")
     return root
@@ -51,8 +62,7 @@ def voc_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prototypes_file(mini: ClipModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """VOC's text prototypes, as if they had been learned."""
     path = tmp_path_factory.mktemp("prototypes") / "prototypes.safetensors"
-    rows = text_prototypes(mini, [*VOC.prompts, *VOC.background])
-    save_prototypes(path, rows, {"classes": VOC.labels, "tau_I": 0.02})
+    replace(class_prototypes(mini, VOC), temperature=0.02).save(path)
     return path
 
 
@@ -60,10 +70,9 @@ def prototypes_file(mini: ClipModel, tmp_path_factory: pytest.TempPathFactory) -
 def decoder_file(mini: ClipModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A decoder at its start: the encoder's own features against text prototypes."""
     path = tmp_path_factory.mktemp("decoder") / "decoder.safetensors"
-    rows = text_prototypes(mini, [*VOC.prompts, *VOC.background])
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        decoder = Decoder.for_model(mini, rows, 20, (0, 1), **DECODER)
+        decoder = Decoder.for_model(mini, class_prototypes(mini, VOC), (0, 1), **DECODER)
     save_checkpoint(path, decoder, model=mini, blocks=(0, 1), classes=VOC.labels, made_by={})
     return path
 

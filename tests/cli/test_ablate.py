@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from vpl_plugin.adapters.clip_es import EncodedPhoto
+from vpl_plugin.adapters.datasets import voc_photos
 from vpl_plugin.cli import ablate, learning_curve
 from vpl_plugin.cli.ablation_tables import TABLES, TEXT, Setting
 from vpl_plugin.cli.demo_photos import demo_photos
@@ -179,3 +184,41 @@ def test_masks_without_a_class_are_told_with_what_they_hold(
     assert "train has no photo with a mask that shows a class" in told
     assert "0 (in 3) and 255 (in 3); expected are 0" in told
     assert not (voc / "out").exists()
+
+
+def test_memory_for_encoded_photos_is_bounded_and_changes_no_figure(
+    voc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(voc, "--tables", "seeds") == 0
+    kept = (voc / "out" / "counts").iterdir()
+    expected = {file.name: file.read_bytes() for file in kept}
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+    genuine = ablate.encode_photo
+
+    def counted(*arguments: Any, **options: Any) -> EncodedPhoto:
+        nonlocal most
+        encoded = genuine(*arguments, **options)
+        alive.append(weakref.ref(encoded.attention))
+        most = max(most, sum(photo() is not None for photo in alive))
+        return encoded
+
+    monkeypatch.setattr(ablate, "encode_photo", counted)
+    monkeypatch.setattr(ablate, "HELD_BYTES", 0)
+    shutil.rmtree(voc / "out")
+    assert run(voc, "--tables", "seeds") == 0
+    assert {file.name: file.read_bytes() for file in (voc / "out" / "counts").iterdir()} == expected
+    # The one at hand, and the one before it.
+    assert len(alive) > 4
+    assert most <= 2
+
+
+@pytest.mark.cuda
+def test_encoded_photos_are_kept_on_the_cpu(voc: Path, cuda: torch.device) -> None:
+    listed = voc_photos(voc, "train", labels="masks", masks="SegmentationClass")
+    photos = ablate.EncodedPhotos(load_clip("mini", device=cuda), listed.photos, 1e9)
+    (photo, _), (at_hand, _) = photos[0], next(photos.on_device([0]))
+    for name in ("attention", "features"):
+        assert getattr(photo, name).device.type == "cpu"
+        assert getattr(at_hand, name).device.type == "cuda"
+    assert photos.holds(0)

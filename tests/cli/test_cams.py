@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from vpl_plugin.cli import cams
+from vpl_plugin.adapters.clip_es.stages import masks, photo_batches
 from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.cli.main import main
-from vpl_plugin.cli.overlay import save_overlay
-from vpl_plugin.cli.panels import PanelRow, save_panel
 from vpl_plugin.clip import VOC
 from vpl_plugin.localization import read_mask
+from vpl_plugin.plots.overlay import save_overlay
+from vpl_plugin.plots.panels import PanelRow, save_panel
+from vpl_plugin.prototypes import Prototypes
 
 Run = Callable[..., int]
 
@@ -81,7 +81,7 @@ def test_cams_masks_and_panels_of_every_photo(run: Run, folder: Path) -> None:
     assert mask.shape == (60, 91)
     assert set(np.unique(mask)) <= {0, VOC.labels.index("cat") + 1}
     assert (out / "panels" / "motorbike" / "motorbike.jpg.png").exists()
-    about = json.loads((out / "prototypes.json").read_text())
+    about = Prototypes.load(out / "prototypes.safetensors").about
     assert about["model"] == "mini"
     assert about["photos"] == 3
 
@@ -103,7 +103,7 @@ def test_own_classes_text_prototypes_and_earlier_prototypes(run: Run, folder: Pa
     earlier = str(folder.parent / "learned" / "prototypes.safetensors")
     assert run("--no-panels", "--prototypes", earlier, classes=own, output="reused") == 0
     learned, reused = files(folder.parent / "learned"), files(folder.parent / "reused")
-    masks = [name for name in learned if name.startswith("masks")]
+    masks = [name for name in learned if name.startswith("masks") and name.endswith(".png")]
     assert len(masks) == 3
     assert all(learned[name] == reused[name] for name in masks)
 
@@ -112,18 +112,18 @@ def test_killed_in_the_middle_a_re_run_ends_with_the_same_files(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(output="whole") == 0
-    write, done = cams.write_mask, []
+    write, done = masks.write_mask, []
 
-    def killed_at_second(path: Path, mask: np.ndarray) -> None:
-        if done:
+    def killed_at_second(path: Path, mask: np.ndarray, **options: str) -> None:
+        if len(done) == 2:
             raise KeyboardInterrupt
         done.append(path)
-        write(path, mask)
+        write(path, mask, **options)
 
-    monkeypatch.setattr(cams, "write_mask", killed_at_second)
+    monkeypatch.setattr(masks, "write_mask", killed_at_second)
     with pytest.raises(KeyboardInterrupt):
         run()
-    monkeypatch.setattr(cams, "write_mask", write)
+    monkeypatch.setattr(masks, "write_mask", write)
     kept = done[0].stat().st_mtime_ns
     assert run() == 0
     assert done[0].stat().st_mtime_ns == kept
@@ -148,16 +148,16 @@ def test_a_photo_too_large_for_the_memory_is_reported_and_the_rest_is_done(
     caplog: pytest.LogCaptureFixture,
     full_memory: RuntimeError,
 ) -> None:
-    encode = cams.encode_photo
+    encode = photo_batches.batch_cams
 
-    def small_memory(model: Any, photo: Any, classes: Any, *, name: str) -> Any:
-        if name == "cat/cat.jpg":
+    def small_memory(model: Any, pixels: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        if pixels.shape[2:] == (64, 96):
             raise full_memory
-        return encode(model, photo, classes, name=name)
+        return encode(model, pixels, *rest, **options)
 
-    monkeypatch.setattr(cams, "encode_photo", small_memory)
+    monkeypatch.setattr(photo_batches, "batch_cams", small_memory)
     assert run("--no-panels") == 1
-    assert "cat.jpg: too large for the memory, make it smaller" in caplog.text
+    assert "cat.jpg: no memory for 1 photo(s) of 60 x 91 pixels: make it smaller" in caplog.text
     masks = sorted(path.name for path in (folder.parent / "out" / "masks").rglob("*.png"))
     assert masks == ["coffee.jpg.png", "motorbike.jpg.png"]
 
@@ -224,7 +224,7 @@ def test_bad_input_is_named_before_any_work(
     assert "--threshold must lie in [0, 1]" in message("--threshold", "4")
     assert "--tau-I must be" in message("--tau-I", "0")
     assert "--anchor must be a finite number, 0 or more; got -1.0" in message("--anchor", "-1")
-    assert "--pixels-per-photo must be" in message("--pixels-per-photo", "0")
+    assert "--pixels-per-photo must be" in message("--pixels-per-photo", "-1")
     assert "lies in the folder of photos" in message(output="photos/vpl_cams")
     many = ",".join(f"class{index}" for index in range(255))
     assert "at most 254 classes, as label maps hold 8 bits; got 255" in message(classes=many)
@@ -269,7 +269,7 @@ def test_hidden_and_system_files_are_no_photos(
     (folder / "cat/1.heic").write_bytes(b"no photo")
     with caplog.at_level("INFO"):
         assert run("--no-panels", "--prototypes", "text") == 0
-    assert len(files(folder.parent / "out/masks")) == 3
+    assert len([*(folder.parent / "out/masks").rglob("*.png")]) == 3
     assert caplog.text.count("skipped 6 that are no photos") == 1
     assert "1 of .heic" in caplog.text
 

@@ -16,41 +16,24 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from vpl_plugin.adapters.clip_cpal import read_context
+from vpl_plugin.adapters.clip_cpal.settings import CPALSettings
 from vpl_plugin.adapters.clip_cpal.stages import adapt as adapt_stage
 from vpl_plugin.adapters.clip_cpal.stages import bank as bank_stage
 from vpl_plugin.adapters.clip_cpal.stages.bank import StoredInstances
-from vpl_plugin.adapters.clip_cpal.stages.settings import CPALSettings
+from vpl_plugin.adapters.clip_es.settings import Settings
 from vpl_plugin.adapters.clip_es.stage_files import read_cams
 from vpl_plugin.adapters.clip_es.stages import cams as cams_stage
-from vpl_plugin.adapters.clip_es.stages.settings import Settings
 from vpl_plugin.adapters.datasets import PhotoSet
-from vpl_plugin.adapters.prototype_files import load_prototypes
 from vpl_plugin.cli import clip_cpal, clip_es, pipeline
 from vpl_plugin.cli.clip_cpal import main
-from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import COCO, VOC
-from vpl_plugin.localization import read_mask, write_mask
+from vpl_plugin.localization import read_mask
+from vpl_plugin.prototypes import Prototypes
 
 NAMES = ["astronaut", "cat", "coffee", "motorbike", "admiral", "dining_room"]
 OWN = ("bank", "adapt", "cams")
-
-
-@pytest.fixture(scope="module")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six photographs of about 100 pixels a side in VOC's layout."""
-    root = tmp_path_factory.mktemp("data") / "VOC2012"
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True)
-    for item in demo_photos():
-        photo = item.photo.reduce(5)
-        photo.save(root / "JPEGImages" / f"{item.name}.jpg")
-        mask = Image.fromarray(item.mask).resize(photo.size, Image.Resampling.NEAREST)
-        write_mask(root / "SegmentationClass" / f"{item.name}.png", np.array(mask))
-    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(NAMES) + "\n")
-    return root
 
 
 def call(stage: str, root: Path, output: Path, *options: str) -> int:
@@ -85,12 +68,13 @@ def test_all_stages(voc: Path, whole: Path, capsys: pytest.CaptureFixture[str]) 
         len(bank_stage.read_instances(whole / f"vision/bank/{name}.npz").classes) for name in NAMES
     )
     assert int(context.counts.sum()) == instances
-    start = load_prototypes(whole / "prototypes/prototypes.safetensors")[0]
-    trained, about = load_prototypes(whole / "vision/adapted/prototypes.safetensors")
+    start = Prototypes.load(whole / "prototypes/prototypes.safetensors").rows
+    held = Prototypes.load(whole / "vision/adapted/prototypes.safetensors")
+    trained, about = held.rows, held.about
     torch.testing.assert_close(trained.norm(dim=1), torch.ones(45))
     assert not torch.allclose(trained, start, atol=1e-3)
     assert about["kind"] == "vision"
-    assert about["tau_I"] == 0.03
+    assert held.temperature == 0.03
     assert about["consistency_loss"][-1] < about["consistency_loss"][0]
     assert read_mask(whole / "vision/masks/cat.png").shape == cams.size
     figures = json.loads((whole / "vision/evaluation.json").read_text())
@@ -170,7 +154,7 @@ def test_text_prototypes_and_the_context_of_another_run(
     output = Path(shutil.copytree(whole, tmp_path / "out"))
     for stage in (*OWN, "evaluate"):
         assert call(stage, voc, output, "--prototypes", "text") == 0
-    about = load_prototypes(output / "text/adapted/prototypes.safetensors")[1]
+    about = Prototypes.load(output / "text/adapted/prototypes.safetensors").about
     assert about["kind"] == "text"
     before = files(whole / "vision/cams")
     other = tmp_path / "other"
@@ -187,7 +171,7 @@ def test_text_prototypes_and_the_context_of_another_run(
     ("module", "name", "after"),
     [
         (bank_stage.np, "savez", 3),
-        (adapt_stage, "save_prototypes", 0),
+        (adapt_stage, "adapt_prototypes", 0),
         (cams_stage, "write_cams", 3),
     ],
     ids=OWN,
@@ -320,8 +304,8 @@ def test_options_left_out_are_the_settings_defaults(
     command: ModuleType, kind: type[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[Settings] = []
-    monkeypatch.setattr(pipeline, "named_photos", lambda *_, **__: PhotoSet(VOC, [], {}))
-    monkeypatch.setattr(pipeline, "_run_stages", lambda *given: used.append(given[4]))
+    monkeypatch.setattr(pipeline, "listed_photos", lambda _: PhotoSet(VOC, [], {}))
+    monkeypatch.setattr(pipeline, "_run_stages", lambda _, run, *__: used.append(run.settings))
     fixed = ("--dataset", "voc", "--root", "data", "--output", str(tmp_path))
     assert command.main(["seeds", *fixed]) == 0
     assert used == [kind(output=tmp_path, source=used[0].source)]
@@ -333,9 +317,9 @@ def test_options_left_out_are_the_settings_defaults(
         ("cams", (), "run the stage 'adapt' first"),
         ("adapt", (), "run the stage 'bank' first"),
         ("bank", (), "run the stage 'learn' first"),
-        ("bank", ("--top-k", "0"), "top_k must be 1 or more"),
+        ("bank", ("--top-k", "0"), "--top-k must be a whole number, 1 or more"),
         ("bank", ("--blend", "1.5"), "blend must lie in [0, 1]"),
-        ("bank", ("--epochs", "-1"), "epochs must be 0 or more"),
+        ("bank", ("--epochs", "-1"), "--epochs must be a finite number, 0 or more"),
         ("cams", ("--context", "nowhere"), "there are no prototypes at nowhere"),
     ],
 )

@@ -25,38 +25,15 @@ from vpl_plugin.adapters.clip_es.stages import evaluate as evaluate_stage
 from vpl_plugin.adapters.clip_es.stages import masks as masks_stage
 from vpl_plugin.adapters.clip_es.stages import photo_batches
 from vpl_plugin.adapters.clip_es.stages import seeds as seeds_stage
-from vpl_plugin.adapters.clip_es.upstream_cams import read_upstream_cams
-from vpl_plugin.adapters.prototype_files import load_prototypes
+from vpl_plugin.adapters.clip_es.upstream.cam_files import read_upstream_cams
 from vpl_plugin.cli.clip_es import main
-from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import COCO, VOC
 from vpl_plugin.localization import mean_iou, read_mask, write_mask
 from vpl_plugin.localization.photo_counts import read_photo_counts
+from vpl_plugin.prototypes import Prototypes
 
 Run = Callable[..., int]
 NAMES = ["astronaut", "cat", "coffee", "motorbike", "admiral", "dining_room"]
-
-
-def annotation(labels: tuple[str, ...]) -> str:
-    objects = "".join(f"<object><name>{label}</name></object>" for label in labels)
-    return f"<annotation>{objects}</annotation>"
-
-
-@pytest.fixture(scope="module")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six photographs of about 100 pixels a side in VOC's layout."""
-    root = tmp_path_factory.mktemp("data") / "VOC2012"
-    for folder in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True)
-    for item in demo_photos():
-        factor = 5
-        photo = item.photo.reduce(factor)
-        photo.save(root / "JPEGImages" / f"{item.name}.jpg")
-        mask = Image.fromarray(item.mask).resize(photo.size, Image.Resampling.NEAREST)
-        write_mask(root / "SegmentationClass" / f"{item.name}.png", np.array(mask))
-        (root / "Annotations" / f"{item.name}.xml").write_text(annotation(item.labels))
-    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(NAMES) + "\n")
-    return root
 
 
 def call(stage: str, root: Path, output: Path, *options: str) -> int:
@@ -98,7 +75,8 @@ def test_all_stages_on_voc(voc: Path, whole: Path) -> None:
     sure = mask != 255
     assert np.array_equal(mask[sure], labels[sure])
     assert set(np.unique(labels)) <= {0, cams.classes[0] + 1}
-    prototypes, about = load_prototypes(whole / "prototypes/prototypes.safetensors")
+    held = Prototypes.load(whole / "prototypes/prototypes.safetensors")
+    prototypes, about = held.rows, held.about
     assert prototypes.shape == (45, 256)
     assert about["model"] == "mini"
     assert about["anchor"] == 0.1
@@ -195,7 +173,7 @@ def test_batch_sizes_and_upstream_files(voc: Path, whole: Path, tmp_path: Path) 
     ("module", "name", "stage"),
     [
         (seeds_stage, "write_seeds", "seeds"),
-        (stages.learn, "save_prototypes", "prototypes"),
+        (stages.learn, "note_photos", "prototypes"),
         (cams_stage, "write_cams", "vision/cams"),
         (masks_stage, "make_mask", "vision/masks"),
     ],
@@ -296,13 +274,13 @@ def test_two_ranks_equal_one(
         *("vpl_plugin.cli.clip_es", "learn", "--root", str(voc), "--output", str(tmp_path / "two")),
         *("--dataset", "voc", "--split", "train", "--workers", "1", "--device", "cpu", *iterations),
     )
-    (together, expected), (apart, made) = (
-        load_prototypes(tmp_path / name / "prototypes/prototypes.safetensors")
+    together, apart = (
+        Prototypes.load(tmp_path / name / "prototypes/prototypes.safetensors")
         for name in ("one", "two")
     )
-    torch.testing.assert_close(apart, together, rtol=0, atol=1e-4)
-    assert made["photos"] == expected["photos"] == 6
-    assert made["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    torch.testing.assert_close(apart.rows, together.rows, rtol=0, atol=1e-4)
+    assert apart.about["photos"] == together.about["photos"] == 6
+    assert apart.about["loss"] == pytest.approx(together.about["loss"], rel=1e-5)
 
 
 def _group(leader: int) -> bool:
@@ -327,7 +305,9 @@ def test_what_is_broken_is_reported_and_the_rest_is_done(
     cat.write_bytes(cat.read_bytes()[:900])
     (own_voc / "JPEGImages/coffee.jpg").write_bytes(b"no photo")
     (own_voc / "Annotations/admiral.xml").unlink()
-    (own_voc / "Annotations/astronaut.xml").write_text(annotation(("person", "astronaut")))
+    listed = own_voc / "Annotations/astronaut.xml"
+    unknown = "<object><name>astronaut</name></object></annotation>"
+    listed.write_text(listed.read_text().replace("</annotation>", unknown))
     (own_voc / "SegmentationClass/motorbike.png").unlink()
     output = tmp_path / "out"
     assert call("all", own_voc, output) == 1
@@ -451,7 +431,9 @@ def test_a_prior_that_is_none_is_named(
     voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], anchor: str
 ) -> None:
     assert call("all", voc, tmp_path / "out", f"--anchor={anchor}") == 2
-    assert f"anchor must be finite, 0 or more; got {float(anchor)}" in capsys.readouterr().err
+    assert (
+        f"anchor must be a finite number, 0 or more; got {float(anchor)}" in capsys.readouterr().err
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -460,9 +442,10 @@ def test_without_a_prior_other_prototypes_are_learned(
 ) -> None:
     shutil.copytree(whole / "seeds", tmp_path / "out/seeds")
     assert call("learn", voc, tmp_path / "out", "--anchor", "0") == 0
-    free, about = load_prototypes(tmp_path / "out/prototypes/prototypes.safetensors")
-    anchored, _ = load_prototypes(whole / "prototypes/prototypes.safetensors")
-    text, _ = load_prototypes(whole / "seeds/text_prototypes.safetensors")
+    held = Prototypes.load(tmp_path / "out/prototypes/prototypes.safetensors")
+    free, about = held.rows, held.about
+    anchored = Prototypes.load(whole / "prototypes/prototypes.safetensors").rows
+    text = Prototypes.load(whole / "seeds/text_prototypes.safetensors").rows
     assert about["anchor"] == 0
     assert (anchored * text).sum() > (free * text).sum() + 1
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vpl_plugin.cli.data_options import add_data_arguments, data_source, named_photos, split_photos
+from vpl_plugin.adapters.photos.data_set import named_photos
+from vpl_plugin.cli.data_options import add_data_arguments, data_source, split_photos
 from vpl_plugin.cli.model_options import add_model_arguments
 from vpl_plugin.clip import COCO
 from vpl_plugin.localization import write_mask
@@ -17,9 +18,10 @@ from vpl_plugin.localization import write_mask
 
 def parsed(*words: object) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    add_data_arguments(parser)
+    argv = [str(word) for word in words]
+    add_data_arguments(parser, argv, splits=True)
     add_model_arguments(parser)
-    return parser.parse_args([str(word) for word in words])
+    return parser.parse_args(argv)
 
 
 def test_coco_by_folder_and_label_list(voc_tiny: Path, tmp_path: Path) -> None:
@@ -68,7 +70,8 @@ def test_photos_that_show_nothing_are_left_out_and_told(
 
 @pytest.mark.parametrize("dataset", ["voc", "folder"])
 def test_ground_truth_that_is_not_there_is_not_replaced(dataset: str, voc_tiny: Path) -> None:
-    arguments = parsed("--dataset", dataset, "--root", voc_tiny, "--classes", "voc")
+    classes = ("--classes", "voc") if dataset == "folder" else ()
+    arguments = parsed("--dataset", dataset, "--root", voc_tiny, *classes)
     with pytest.raises(FileNotFoundError, match=r"no folder of ground truth .*typo"):
         split_photos(arguments, "train.txt", "typo")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vpl_plugin.adapters.prototype_files import load_prototypes
 from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.cli.main import main
 from vpl_plugin.localization import read_mask
+from vpl_plugin.prototypes import Prototypes
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,10 @@ def test_vision_prototypes_gain_on_the_six_photographs(output: Path) -> None:
 
 
 def test_prototypes_and_masks_are_written(output: Path) -> None:
-    prototypes, about = load_prototypes(output / "prototypes.safetensors")
+    held = Prototypes.load(output / "prototypes.safetensors")
+    prototypes, about = held.rows, held.about
     assert prototypes.shape == (45, 256)
-    assert about["tau_I"] == 0.03
+    assert held.temperature == 0.03
     assert about["anchor"] == 0.1
     for item in demo_photos():
         assert read_mask(output / f"{item.name}_mask.png").shape == item.mask.shape

@@ -11,7 +11,7 @@ import torch
 from vpl_plugin.cli import clip_cpal, clip_es
 from vpl_plugin.cli.main import main
 from vpl_plugin.clip import load_clip
-from vpl_plugin.segmentation.feature_cache import encoder_fingerprint
+from vpl_plugin.prototypes import Prototypes
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +44,13 @@ def test_the_stages_note_the_activation_and_do_not_mix_two(
         return command(["seeds", *data, *split, *work, "--model", str(weights), *options])
 
     assert call("--no-quick-gelu") == 0
-    assert json.loads((tmp_path / "seeds/run.json").read_text())["quick_gelu"] is False
+    noted = json.loads((tmp_path / "seeds/run.json").read_text())["encoder"]
+    assert noted["activation"] == "GELU"
     assert call("--no-quick-gelu") == 0
     capsys.readouterr()
-    assert call() == 2
-    assert "quick_gelu was False, is None" in capsys.readouterr().err
-    assert call("--quick-gelu") == 2
-    assert "quick_gelu was False, is True" in capsys.readouterr().err
-
-
-def test_what_is_not_given_is_not_noted(voc_tiny: Path, tmp_path: Path) -> None:
-    data = ["--dataset", "voc", "--root", str(voc_tiny), "--labels", "masks", "--device", "cpu"]
-    split = ["--split", str(voc_tiny / "train.txt"), "--masks", "SegmentationClass"]
-    assert clip_es.main(["seeds", *data, *split, "--output", str(tmp_path)]) == 0
-    assert "quick_gelu" not in json.loads((tmp_path / "seeds/run.json").read_text())
+    for other in ((), ("--quick-gelu",)):
+        assert call(*other) == 2
+        assert "'activation': 'QuickGELU'" in capsys.readouterr().err
 
 
 def test_vpl_cams_notes_the_activation_and_does_not_mix_two(
@@ -72,18 +65,17 @@ def test_vpl_cams_notes_the_activation_and_does_not_mix_two(
         return main(["cams", *photos, *fixed, *output, *options])
 
     assert call("--no-quick-gelu") == 0
-    noted = json.loads((tmp_path / "out/prototypes.json").read_text())
-    assert noted["quick_gelu"] is False
+    noted = Prototypes.load(tmp_path / "out/prototypes.safetensors").about
+    assert noted["seeds"]["encoder"]["activation"] == "GELU"
     assert call("--quick-gelu") == 2
-    assert "quick_gelu was False, is True" in capsys.readouterr().err
+    assert "'activation': 'QuickGELU'" in capsys.readouterr().err
 
 
 def test_the_encoder_of_a_decoder_and_of_cached_tokens_is_known_by_its_activation(
     weights: Path,
 ) -> None:
     quick, plain = (
-        encoder_fingerprint(load_clip(weights, device="cpu", quick_gelu=value))
-        for value in (True, False)
+        load_clip(weights, device="cpu", quick_gelu=value).fingerprint() for value in (True, False)
     )
     assert (quick.pop("activation"), plain.pop("activation")) == ("QuickGELU", "GELU")
     assert quick == plain

@@ -18,11 +18,18 @@ from vpl_plugin.cli import table3_decoders
 from vpl_plugin.cli.clip_es import main as clip_es
 from vpl_plugin.cli.inference_options import InferenceSettings
 from vpl_plugin.cli.main import main
-from vpl_plugin.cli.region_plot import tsne
 from vpl_plugin.cli.table3_decoders import Regions
 from vpl_plugin.cli.table3_report import markdown
 from vpl_plugin.clip import ClipModel
-from vpl_plugin.localization import SegmentationMeter, read_mask, write_mask
+from vpl_plugin.localization import (
+    Difference,
+    SegmentationMeter,
+    paired_difference,
+    read_mask,
+    write_mask,
+)
+from vpl_plugin.localization.photo_counts import read_photo_counts
+from vpl_plugin.plots.region_plot import tsne
 from vpl_plugin.segmentation.checkpoints import load_segmenter
 
 pytest.importorskip("sklearn")
@@ -87,6 +94,49 @@ def test_rows_iv_to_vi_are_the_miou_of_the_label_maps(whole: Path, voc_tiny: Pat
         assert rows[number]["free"][1] == pytest.approx(meter.compute().miou)
 
 
+def test_the_differences_are_those_of_vpl_compare(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = results(whole)["differences"]
+    steps = ["IV - III", "V - IV", "VI - V"]
+    assert {told: [*each] for told, each in found.items()} == {"given": steps, "free": steps}
+    folders = {
+        name: [whole / "segmentations" / f"{name}_seed{seed}" for seed in (0, 1)]
+        for name in ("ce", "rsc")
+    }
+
+    def counts(name: str, kind: str) -> torch.Tensor:
+        runs = [read_photo_counts(folder / "photo_counts.npz") for folder in folders[name]]
+        return torch.stack([run.kinds[kind] for run in runs])
+
+    expected = paired_difference(counts("rsc", "free"), counts("ce", "free"))
+    assert found["free"]["V - IV"] == pytest.approx(expected._asdict())
+    expected = paired_difference(counts("rsc", "crf_given"), counts("rsc", "given"))
+    assert found["given"]["VI - V"] == pytest.approx(expected._asdict())
+    sides = [
+        f"{whole / 'val/with_prototypes'}:labels",
+        ",".join(f"{folder}:free" for folder in folders["ce"]),
+    ]
+    assert main(["compare", *sides]) == 0
+    gain = capsys.readouterr().out.splitlines()[-1].split(" | ")[-1].removesuffix(" |")
+    assert f"| IV - III | {gain} |" in (whole / "table3.md").read_text()
+
+
+def test_the_errors_are_what_the_pixels_lack(whole: Path, voc_tiny: Path) -> None:
+    decoders = results(whole)["decoders"]
+    for name, kind in (("ce", "free"), ("rsc", "crf")):
+        scores = decoders[name]["1"]["scores"][kind]
+        wrong = sum(scores["errors"].values())
+        assert wrong == pytest.approx(1 - scores["pixel_accuracy"])
+        pixels = missed = 0
+        for item in (voc_tiny / "val.txt").read_text().split():
+            truth = read_mask(voc_tiny / "SegmentationClass" / f"{item}.png")
+            found = read_mask(whole / "segmentations" / f"{name}_seed1" / kind / f"{item}.png")
+            pixels += int((truth != 255).sum())
+            missed += int(((truth != 255) & (truth > 0) & (found == 0)).sum())
+        assert scores["errors"]["class_to_background"] == pytest.approx(missed / pixels)
+
+
 def test_given_labels_are_kept_to(whole: Path, voc_tiny: Path) -> None:
     for name in (voc_tiny / "val.txt").read_text().split():
         allowed = {*np.unique(read_mask(voc_tiny / "SegmentationClass" / f"{name}.png")), 0}
@@ -101,7 +151,7 @@ def test_with_and_without_rsc_differ_in_nothing_but_its_weight(whole: Path) -> N
         for name in ("ce_seed0", "rsc_seed0")
     ]
     weights = [run["settings"].pop("lambda_rsc") for run in runs]
-    assert weights == [0.0, 1.0]
+    assert weights == [0.0, 0.1]
     assert runs[0] == runs[1]
     without, with_rsc = (
         load_file(whole / "decoders" / name / "decoder.safetensors")
@@ -252,6 +302,14 @@ def test_bad_input_exits_with_2_before_anything_is_done(
     assert not (tmp_path / "out").exists()
 
 
+def test_rows_v_and_vi_are_not_without_rsc(
+    voc_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(voc_tiny, tmp_path / "out", "--lambda-rsc", 0) == 2
+    assert "--lambda-rsc must be a finite number above 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_scikit_learn_it_says_what_to_install(
     voc_tiny: Path,
     tmp_path: Path,
@@ -310,6 +368,16 @@ def test_the_table_tells_which_row_breaks_it_and_gives_the_spread() -> None:
     assert "| on - off | 0.0 ± 14.1 |" in text
 
 
+def test_the_table_has_the_errors_and_how_sure_the_steps_are() -> None:
+    errors = {"class_to_background": 0.1, "background_to_class": 0.02, "class_to_class": 0.004}
+    one = decoder(free=0.4, given=0.6)
+    one["scores"]["free"]["errors"] = errors
+    differences = {"free": {"V - IV": Difference(0.004, -0.01, 0.02)}, "given": {}}
+    text = markdown(phase1(0.3, 0.4, 0.5), {"ce": [one], "rsc": []}, [0], "about", differences)
+    assert "| V - IV | +0.4 [-1.0, 2.0] | - |" in text
+    assert "| IV | 10.00 | 2.00 | 0.40 |" in text
+
+
 def test_a_table_that_is_not_finished_holds_dashes() -> None:
     text = markdown(phase1(0.3, 0.4, 0.5), {"ce": [], "rsc": []}, [0], "about")
     assert "| VI | V + CRF | - | - | - | 78.5 |" in text
@@ -323,7 +391,7 @@ def test_ground_truth_without_a_class_is_refused_before_any_work(
     (root / "white").mkdir()
     for path in (root / "SegmentationClass").iterdir():
         write_mask(root / "white" / path.name, (read_mask(path) > 0).astype(np.uint8) * 255)
-    (root / "Annotations").mkdir()
+    (root / "Annotations").mkdir(exist_ok=True)
     for path in (root / "JPEGImages").iterdir():
         annotation = "<annotation><object><name>cat</name></object></annotation>"
         (root / f"Annotations/{path.stem}.xml").write_text(annotation)

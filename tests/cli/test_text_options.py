@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from vpl_plugin.adapters.prototype_files import load_prototypes
 from vpl_plugin.cli import clip_cpal, clip_es
 from vpl_plugin.cli.main import main
 from vpl_plugin.cli.text_options import add_text_arguments, changed_texts, own_texts
@@ -23,6 +22,7 @@ from vpl_plugin.clip import (
     class_prototypes,
     text_prototypes,
 )
+from vpl_plugin.prototypes import Prototypes
 
 PETS = ClassNames("pets", ("cat", "dog"), ("cat", "dog"), ("grass", "floor"))
 
@@ -114,8 +114,8 @@ def test_prototypes_are_of_the_texts_asked_for(mini: ClipModel) -> None:
     expected = text_prototypes(
         mini, [("cat", "kitten"), "dog", "grass", "floor"], ["a {}", "the {}"]
     )
-    assert torch.equal(class_prototypes(mini, names), expected)
-    assert not torch.allclose(class_prototypes(mini, PETS), expected, atol=1e-3)
+    assert torch.equal(class_prototypes(mini, names).rows, expected)
+    assert not torch.allclose(class_prototypes(mini, PETS).rows, expected, atol=1e-3)
 
 
 OWN = ["--prompt", "cat=tabby cat", "--background", "carpet,table", "--template", "a {}"]
@@ -139,7 +139,8 @@ def test_vpl_cams_uses_them_saves_them_and_takes_them_back(
         return main([*folder, *fixed, "--no-panels", *options])
 
     assert call("own", *OWN) == 0
-    rows, about = load_prototypes(tmp_path / "own" / "prototypes.safetensors")
+    held = Prototypes.load(tmp_path / "own" / "prototypes.safetensors")
+    rows, about = held.rows, held.about
     assert rows.shape == (4, mini.embed_dim)
     texts = {
         "prompts": {"cat": "tabby cat", "dog": "dog"},
@@ -194,9 +195,10 @@ def test_the_stages_use_them_and_hand_them_on(
     for stage in ("seeds", "learn", *more):
         assert call(stage, *more_own) == 0
     names = parsed(*more_own, names=VOC)
-    rows, about = load_prototypes(tmp_path / "out/seeds/text_prototypes.safetensors")
-    torch.testing.assert_close(rows, class_prototypes(mini, names))
-    _, learned = load_prototypes(tmp_path / "out" / last / "prototypes.safetensors")
+    held = Prototypes.load(tmp_path / "out/seeds/text_prototypes.safetensors")
+    rows, about = held.rows, held.about
+    torch.testing.assert_close(rows, class_prototypes(mini, names).rows)
+    learned = Prototypes.load(tmp_path / "out" / last / "prototypes.safetensors").about
     for made in (about, learned):
         assert made["prompts"]["cat"] == "tabby cat"
         assert made["prompts"]["dog"] == ["dog", "puppy"]
@@ -228,11 +230,12 @@ def test_vpl_table3_uses_them_and_does_not_mix_them(
 
     assert call(*more_own) == 0
     names = parsed(*more_own, names=VOC)
-    rows, _ = load_prototypes(output / "train/seeds/text_prototypes.safetensors")
-    torch.testing.assert_close(rows, class_prototypes(mini, names))
+    rows = Prototypes.load(output / "train/seeds/text_prototypes.safetensors").rows
+    torch.testing.assert_close(rows, class_prototypes(mini, names).rows)
     of_val = json.loads((output / "val/text/cams/run.json").read_text())
     assert of_val["texts"]["prompts"] == {"cat": "tabby cat", "dog": ["dog", "puppy"]}
-    learned, about = load_prototypes(output / "train/prototypes/prototypes.safetensors")
+    held = Prototypes.load(output / "train/prototypes/prototypes.safetensors")
+    learned, about = held.rows, held.about
     assert len(learned) == len(VOC.labels) + 2
     assert about["background"] == ["carpet", "table"]
     assert about["templates"] == ["a {}"]

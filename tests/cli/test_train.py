@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
 from vpl_plugin.cli.main import main
 from vpl_plugin.clip import VOC
 from vpl_plugin.localization import read_mask, write_mask
+from vpl_plugin.prototypes import Prototypes
 from vpl_plugin.segmentation.checkpoints import read_checkpoint_metadata
 
 Run = Callable[..., int]
@@ -45,6 +45,9 @@ def words(voc_tiny: Path, prototypes_file: Path, tmp_path: Path) -> Callable[...
             "--batch-size": "2",
             **{f"--{name}": value for name, value in changed.items()},
         }
+        if given["--dataset"] == "folder":
+            # Its labels are those of the split's CSV.
+            del given["--labels"]
         return ["train", *(word for pair in given.items() for word in pair), *options]
 
     return put_together
@@ -62,15 +65,18 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 def test_options_become_settings_and_the_run_ends_with_a_decoder(run: Run, tmp_path: Path) -> None:
     options = ("--val", "val.txt", "--validate-every", "2", "--log-every", "2")
-    changed = ("--lambda-rsc", "0.5", "--scales", "0.8", "1.2", "--ce", "balanced")
-    assert run(*options, *changed) == 0
+    changed = ("--lambda-rsc", "0.5", "--scales", "0.8", "1.2", "--ce", "plain")
+    contrast = ("--no-centred", "--detach-masks", "--least-area", "0.02")
+    assert run(*options, *changed, *contrast) == 0
     about = read_checkpoint_metadata(tmp_path / "out/decoder.safetensors")
     assert about["classes"] == list(VOC.labels)
     assert about["decoder"]["width"] == 32
     assert about["decoder"]["temperature"] == 0.02
     settings = about["made_by"]["settings"]
     assert (settings["lambda_rsc"], settings["scales"]) == (0.5, [0.8, 1.2])
-    assert settings["ce"] == "balanced"
+    assert settings["ce"] == "plain"
+    assert (settings["centred"], settings["detach_masks"]) == (False, True)
+    assert settings["least_area"] == 0.02
     assert settings["weight_decay"] == 1e-4
     assert [row["iteration"] for row in rows(tmp_path / "out/metrics.csv")] == ["2", "4"]
     validation = rows(tmp_path / "out/validation.csv")
@@ -172,14 +178,14 @@ def test_pseudo_masks_that_do_not_fit_are_told_before_anything_is_written(
 def test_prototypes_of_another_model_or_of_other_classes(
     run: Run, tmp_path: Path, prototypes_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prototypes, about = load_prototypes(prototypes_file)
+    held = Prototypes.load(prototypes_file)
     other = tmp_path / "other.safetensors"
-    for wrong, noted, message in (
-        (prototypes[:, :100], about, "D = 100"),
-        (prototypes, {"classes": ["zebra"]}, "other classes than"),
-        (prototypes[:7], about, "7 prototypes for 20 classes"),
+    for wrong, classes, message in (
+        (held.rows[:, :100], held.class_names, "D = 100"),
+        (held.rows, ("zebra",), "other classes than"),
+        (held.rows[:7], held.class_names[:7], "other classes than"),
     ):
-        save_prototypes(other, wrong, noted)
+        Prototypes(wrong, classes, held.temperature).save(other)
         assert run(prototypes=str(other)) == 2
         assert message in capsys.readouterr().err
     assert run(prototypes=str(tmp_path / "none.safetensors")) == 2

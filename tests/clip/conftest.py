@@ -8,13 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from vpl_plugin.clip import ClipModel, load_clip
-
-
-@pytest.fixture(scope="session")
-def mini() -> ClipModel:
-    return load_clip("mini", device="cpu")
-
 
 @pytest.fixture(scope="session")
 def make_open_clip() -> Callable[..., nn.Module]:

@@ -224,7 +224,7 @@ def fuzz(
         try:
             load(path, device="cpu", tokenizer=tokenizer)
         except DOCUMENTED as error:
-            ends[type(error).__name__] += 1
+            ends[next(kind.__name__ for kind in DOCUMENTED if isinstance(error, kind))] += 1
             message = str(error)
             if "\n" in message or not message or str(of_sample) not in message:
                 escaped.append(f"input {index} ({sample.name}): message {message!r}")

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vpl_plugin.adapters.clip_es import encode_photo, photo_cams
-from vpl_plugin.clip import VOC, load_clip, text_prototypes
-from vpl_plugin.clip.checks import UnsupportedModelError
+from vpl_plugin.clip import VOC, class_prototypes, load_clip
+from vpl_plugin.clip.vision_tower import UnsupportedModelError
 
 transformers = pytest.importorskip(
     "transformers", reason="Hugging Face's models need the extra hf (transformers)"
@@ -144,10 +144,9 @@ def folder(model, tmp_path_factory):
 def everything(clip, pixels):
     """Features, attention, texts and CAMs, all that the rest of the package takes of a model."""
     tokens = clip.tokens_before_last_block(pixels)
-    Z = text_prototypes(clip, [*VOC.prompts, *VOC.background])
     photo = (torch.rand(70, 100, 3, generator=torch.Generator().manual_seed(1)) * 255).byte()
     encoded = encode_photo(clip, photo.numpy(), [7, 14])
-    cams = photo_cams(clip, encoded, Z, num_foreground=20)
+    cams = photo_cams(clip, encoded, class_prototypes(clip, VOC))
     return {
         "features": clip.dense_features(pixels),
         "attention": tokens.attention,

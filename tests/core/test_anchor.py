@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpl_plugin import PixelChunk, learn_vision_prototypes
+from vpl_plugin import PixelChunk, fit_vision_prototypes, learn_vision_prototypes
 from vpl_plugin.core.anchor import ANCHORS, AnchoredOracle
 from vpl_plugin.core.constraints import CONSTRAINTS, unit_rows
 from vpl_plugin.core.oracle import ClassOracle, InstanceOracle, TargetMoments
@@ -78,7 +78,7 @@ def test_objective_and_gradient_against_autograd_in_float64(
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_trace_gives_loss_and_objective_apart(solver: str, constraint: str) -> None:
     features, Z, targets, _ = problem()
-    fit = learn_vision_prototypes(
+    fit = fit_vision_prototypes(
         features,
         Z,
         0.1,
@@ -89,7 +89,6 @@ def test_the_trace_gives_loss_and_objective_apart(solver: str, constraint: str) 
         anchor=0.7,
         iterations=8,
         tolerance=0,
-        full_output=True,
     )
     assert fit.objectives.shape == fit.losses.shape == (9,)
     W = fit.prototypes
@@ -102,8 +101,8 @@ def test_the_trace_gives_loss_and_objective_apart(solver: str, constraint: str) 
 
 def test_without_a_prior_objective_and_loss_are_one() -> None:
     features, Z, targets, _ = problem()
-    fit = learn_vision_prototypes(features, Z, targets=targets, full_output=True)
-    zero = learn_vision_prototypes(features, Z, targets=targets, anchor=0, full_output=True)
+    fit = fit_vision_prototypes(features, Z, targets=targets)
+    zero = fit_vision_prototypes(features, Z, targets=targets, anchor=0)
     assert torch.equal(fit.objectives, fit.losses)
     assert torch.equal(zero.prototypes, fit.prototypes)
 
@@ -209,8 +208,8 @@ def test_apgd_needs_no_more_passes_with_a_prior() -> None:
         wrong = torch.rand(2000, generator=generator) < 0.3
         seeds = torch.where(wrong, torch.randint(20, (2000,), generator=generator), labels)
         for anchor in passes:
-            passes[anchor] += learn_vision_prototypes(
-                features, text, targets=seeds, anchor=anchor, full_output=True
+            passes[anchor] += fit_vision_prototypes(
+                features, text, targets=seeds, anchor=anchor
             ).passes
     assert max(passes[0.1], passes[1.0]) <= passes[0.0]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from vpl_plugin import learn_vision_prototypes
+from vpl_plugin import fit_vision_prototypes
 from vpl_plugin.core.distributed import sum_over_ranks
 
 RANK = """
 import sys
 import torch
-from vpl_plugin import learn_vision_prototypes
+from vpl_plugin import fit_vision_prototypes
 from vpl_plugin.core.distributed import sum_over_ranks
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
@@ -26,7 +26,7 @@ torch.distributed.init_process_group(
 held = torch.load(f"{folder}/data.pt", weights_only=True)
 # Unequal shares, as photos differ in size.
 mine = slice(0, 70) if rank == 0 else slice(70, None)
-fit = learn_vision_prototypes(
+fit = fit_vision_prototypes(
     held["features"][mine],
     held["text"],
     targets=held["targets"][mine],
@@ -35,7 +35,6 @@ fit = learn_vision_prototypes(
     tolerance=0,
     anchor=0.3,
     reduce=sum_over_ranks,
-    full_output=True,
 )
 torch.save(
     {"W": fit.prototypes, "losses": fit.losses, "entropy": fit.target_entropy},
@@ -61,7 +60,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     assert [process.wait(timeout=120) for process in ranks] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert torch.equal(first["W"], second["W"])
-    fit = learn_vision_prototypes(
+    fit = fit_vision_prototypes(
         data["features"],
         data["text"],
         targets=data["targets"],
@@ -69,7 +68,6 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
         iterations=25,
         tolerance=0,
         anchor=0.3,
-        full_output=True,
     )
     torch.testing.assert_close(first["W"], fit.prototypes, rtol=0, atol=1e-9)
     torch.testing.assert_close(first["losses"], fit.losses, rtol=1e-12, atol=0)

@@ -101,12 +101,10 @@ def test_ends_of_the_range() -> None:
 
 @given(seed=st.integers(0, 1000))
 def test_learned_gap_is_the_diagnosed_gap(seed: int) -> None:
-    from vpl_plugin import learn_vision_prototypes
+    from vpl_plugin import fit_vision_prototypes
 
     features, prototypes, assignments = clouds(seed)
-    fit = learn_vision_prototypes(
-        features, prototypes, targets=assignments, iterations=3, full_output=True
-    )
+    fit = fit_vision_prototypes(features, prototypes, targets=assignments, iterations=3)
     torch.testing.assert_close(
         fit.gaps[-1], cosine_gap(features, fit.prototypes, assignments), atol=1e-6, rtol=1e-6
     )

@@ -7,7 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpl_plugin.core.masked_pooling import ACTIVATIONS, class_activation, masked_average_pooling
+from vpl_plugin.core.masked_pooling import (
+    ACTIVATIONS,
+    class_activation,
+    masked_average_pooling,
+    present_activation,
+)
 
 
 def maps(seed: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,6 +51,49 @@ def test_activations_by_name() -> None:
         class_activation(embeddings, prototypes, "softmax"),
         raw.exp() / raw.exp().sum(1, keepdim=True),
     )
+
+
+@given(seed=st.integers(0, 1000))
+def test_under_present_a_class_competes_with_those_of_its_image_and_no_other(seed: int) -> None:
+    embeddings, prototypes = maps(seed)
+    present = torch.rand(3, 4, generator=torch.Generator().manual_seed(seed)) < 0.5
+    masks = present_activation(embeddings, prototypes, present)
+    raw = class_activation(embeddings, prototypes, "none")
+    for i in range(3):
+        for n in range(4):
+            rows = sorted({n, *present[i].nonzero().flatten().tolist()})
+            share = raw[i, rows].softmax(dim=0)[rows.index(n)]
+            torch.testing.assert_close(masks[i, n], share)
+
+
+def test_with_every_class_present_it_is_the_softmax_and_with_none_all_is_each_ones() -> None:
+    embeddings, prototypes = maps(0)
+    everything, nothing = torch.ones(3, 4), torch.zeros(3, 4)
+    torch.testing.assert_close(
+        present_activation(embeddings, prototypes, everything),
+        class_activation(embeddings, prototypes, "softmax"),
+    )
+    assert (present_activation(embeddings, prototypes, nothing) == 1).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_gradients_of_present_masks_in_float64(scale: float) -> None:
+    embeddings, prototypes = (scale * value for value in maps(3))
+    embeddings.requires_grad_()
+    prototypes.requires_grad_()
+    present = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
+    if scale == 1:
+        assert torch.autograd.gradcheck(
+            lambda V, W: present_activation(V, W, present), (embeddings, prototypes)
+        )
+    present_activation(embeddings, prototypes, present).sum().backward()
+    assert embeddings.grad is not None
+    assert embeddings.grad.isfinite().all()
+
+
+def test_labels_that_do_not_fit_are_named() -> None:
+    with pytest.raises(ValueError, match=r"multi-hot of shape \(3, 4\)"):
+        present_activation(*maps(0), torch.ones(3, 5))
 
 
 @given(seed=st.integers(0, 1000), scale=st.floats(1e-3, 1e3))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from vpl_plugin import PrototypeFit, learn_vision_prototypes
+from vpl_plugin import PrototypeFit, fit_vision_prototypes, learn_vision_prototypes
 from vpl_plugin.core.pixels import PixelChunk
 
 SOLVER_NAMES = ("apgd", "pgd", "pgd_halving")
@@ -50,16 +53,14 @@ def test_prototypes_are_unit_rows_that_lower_the_kl_of_eq_7(solver: str) -> None
 
 def test_the_trace_is_the_kl_of_eq_7_and_the_cosine_gap() -> None:
     features, text, labels = clustered()
-    fit = learn_vision_prototypes(features, text, iterations=7, tolerance=0, full_output=True)
+    fit = fit_vision_prototypes(features, text, iterations=7, tolerance=0)
     assert isinstance(fit, PrototypeFit)
     assert fit.stop_reason == "iterations"
     assert len(fit.losses) == len(fit.gaps) == 8
     kl = fit.losses - fit.target_entropy
     torch.testing.assert_close(kl[0], mean_kl(features, text, text))
     torch.testing.assert_close(kl[-1], mean_kl(features, text, fit.prototypes))
-    by_label = learn_vision_prototypes(
-        features, text, targets=labels, iterations=7, tolerance=0, full_output=True
-    )
+    by_label = fit_vision_prototypes(features, text, targets=labels, iterations=7, tolerance=0)
     cosine = (features * by_label.prototypes[labels]).sum(1).mean()
     torch.testing.assert_close(by_label.gaps[-1], 1 - cosine)
 
@@ -123,7 +124,7 @@ def test_a_re_iterable_is_read_anew_each_pass_and_never_held() -> None:
             for start in range(0, 64, 16):
                 yield features[start : start + 16].clone()
 
-    fit = learn_vision_prototypes(Disk(), text, iterations=3, tolerance=0, full_output=True)
+    fit = fit_vision_prototypes(Disk(), text, iterations=3, tolerance=0)
     in_memory = learn_vision_prototypes(features, text, iterations=3, tolerance=0)
     torch.testing.assert_close(fit.prototypes, in_memory, atol=1e-7, rtol=0)
     assert Disk.opened >= fit.passes
@@ -200,12 +201,12 @@ def test_class_regularization_sees_the_pixels_through_their_class_masses_alone()
 def test_the_ball_lets_norms_fall_below_one_and_never_above() -> None:
     features, text, _ = clustered()
     # Targets this soft take logits smaller than unit rows give at tau_I.
-    options = {"tau_T": 1.0, "iterations": 300, "full_output": True}
-    fit = learn_vision_prototypes(features, text, constraint="ball", lr=0.02, **options)
+    options = {"tau_T": 1.0, "iterations": 300}
+    fit = fit_vision_prototypes(features, text, constraint="ball", lr=0.02, **options)
     norms = fit.prototypes.norm(dim=1)
     assert norms.max() <= 1 + 1e-12
     assert norms.min() < 0.999
-    on_sphere = learn_vision_prototypes(features, text, **options)
+    on_sphere = fit_vision_prototypes(features, text, **options)
     assert fit.losses[-1] < on_sphere.losses[-1]
 
 
@@ -217,9 +218,7 @@ def test_the_callback_sees_every_iterate_and_can_stop() -> None:
         seen.append(iterate)
         return iterate.iteration == 2
 
-    fit = learn_vision_prototypes(
-        features, text, callback=stop_at_third, tolerance=0, full_output=True
-    )
+    fit = fit_vision_prototypes(features, text, callback=stop_at_third, tolerance=0)
     assert fit.stop_reason == "callback"
     assert [iterate.iteration for iterate in seen] == [0, 1, 2]
     assert torch.equal(seen[-1].prototypes, fit.prototypes)
@@ -308,7 +307,7 @@ def test_weights_at_the_ends_of_float32_count_by_their_ratios(
 @pytest.mark.parametrize("tau_I", [0.03, 1.0, 10.0, 100.0])
 def test_the_tolerance_is_a_share_of_the_gradients_scale(tau_I: float) -> None:
     features, text, labels = clustered()
-    fit = learn_vision_prototypes(features, text, tau_I, targets=labels, full_output=True)
+    fit = fit_vision_prototypes(features, text, tau_I, targets=labels)
     assert fit.stop_reason == "tolerance"
     assert len(fit.losses) > 4
     W = fit.prototypes
@@ -337,6 +336,45 @@ def test_a_source_that_can_be_read_only_once_is_told_from_a_stream() -> None:
 
     with pytest.raises(ValueError, match="features yields no chunk when it is read again"):
         learn_vision_prototypes(OneShot(), text)
+
+
+def test_both_functions_take_the_same_options_each_of_a_type() -> None:
+    learn, fit = (
+        inspect.signature(function).parameters
+        for function in (learn_vision_prototypes, fit_vision_prototypes)
+    )
+    assert learn == fit
+    assert all(option.kind is not option.VAR_KEYWORD for option in fit.values())
+    assert all("Any" not in option.annotation for option in fit.values())
+
+
+def test_an_iteration_of_apgd_waits_for_the_device_once() -> None:
+    features, text, _ = clustered()
+
+    class Reads(TorchDispatchMode):
+        """Counts numbers read on the host."""
+
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.count += function is torch.ops.aten._local_scalar_dense.default
+            return function(*args, **(kwargs or {}))
+
+    def reads(iterations: int, tolerance: float) -> tuple[int, int]:
+        lists = []
+        with Reads() as single, pytest.MonkeyPatch.context() as patch:
+            tolist = torch.Tensor.tolist
+            patch.setattr(torch.Tensor, "tolist", lambda t: lists.append(1) or tolist(t))
+            fit = fit_vision_prototypes(
+                features, text, iterations=iterations, tolerance=tolerance, anchor=0.1
+            )
+        assert fit.stop_reason == "iterations"
+        return single.count + len(lists), fit.passes
+
+    for tolerance in (0.0, 1e-12):
+        few, few_passes = reads(3, tolerance)
+        many, many_passes = reads(30, tolerance)
+        assert many - few == many_passes - few_passes
 
 
 @pytest.mark.cuda

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpl_plugin.core.masked_pooling import ACTIVATIONS
-from vpl_plugin.core.rsc import RSCLoss, region_similarity, rsc_loss
+from vpl_plugin.core.masked_pooling import (
+    masked_average_pooling,
+    present_activation,
+)
+from vpl_plugin.core.rsc import MASKS, RSCLoss, region_similarity, rsc_loss
 
 
 def problem(
@@ -157,7 +161,128 @@ def test_descent_tells_the_regions_apart() -> None:
     assert after[labels].mean() - after[~labels].mean() > margin_before + 0.2
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+def literal_options(
+    embeddings: torch.Tensor, prototypes: torch.Tensor, labels: torch.Tensor, inside: torch.Tensor
+) -> float:
+    """Masks of present classes and one background row, about the mean, areas of 0.2 and more."""
+    rows = labels.clone()
+    rows[:, -1] = True
+    masks = present_activation(embeddings, prototypes, rows) * inside[:, None]
+    areas = masks.sum((2, 3)) / inside.sum((1, 2))[:, None]
+    mean = torch.stack([embeddings[i, :, h, w] for i, h, w in inside.nonzero().tolist()]).mean(0)
+    regions = masked_average_pooling(embeddings, masks) - mean
+    S = torch.cosine_similarity(regions, (prototypes - prototypes.mean(0))[None], dim=2)
+    entries = [(i, n) for i, n in labels.nonzero().tolist() if areas[i, n] >= 0.2]
+    loss = 0.0
+    for i, n in entries:
+        own = rows_sum = columns_sum = math.exp(S[i, n] / 0.3)
+        for j, m in entries:
+            rows_sum += 0 if labels[i, m] else math.exp(S[i, m] / 0.3)
+            columns_sum += 0 if labels[j, n] else math.exp(S[j, n] / 0.3)
+        loss -= (math.log(own / rows_sum) + math.log(own / columns_sum)) / (2 * len(entries))
+    return loss
+
+
+@given(seed=st.integers(0, 1000))
+def test_the_options_are_the_loop_over_entries(seed: int) -> None:
+    embeddings, prototypes, labels = problem(seed)
+    labels[:, -1] = False
+    inside = torch.rand(4, 3, 2, generator=torch.Generator().manual_seed(seed)) < 0.7
+    inside[:, 0, 0] = True
+    loss = rsc_loss(
+        embeddings, prototypes, labels, tau=0.3, inside=inside, **BETTER, least_area=0.2
+    )
+    expected = literal_options(embeddings, prototypes, labels, inside)
+    assert float(loss) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+BETTER: dict[str, Any] = {"activation": "present", "centred": True, "num_background": 1}
+
+
+@given(seed=st.integers(0, 1000), shift=st.floats(-5, 5))
+def test_about_the_mean_what_all_share_does_not_matter(seed: int, shift: float) -> None:
+    """Of the embeddings, with masks that do not move along, and of the prototypes."""
+    embeddings, prototypes, labels = problem(seed)
+    # Across the prototypes, so that no activation changes.
+    embeddings[:, 0], prototypes[:, 0] = 0, 0
+    loss = rsc_loss(embeddings, prototypes, labels, centred=True)
+    embeddings[:, 0] = shift
+    torch.testing.assert_close(rsc_loss(embeddings, prototypes, labels, centred=True), loss)
+    literal = rsc_loss(embeddings, prototypes, labels)
+    assert loss == 0 or shift == 0 or not math.isclose(float(literal), float(loss))
+
+
+def test_about_the_mean_the_gradient_leaves_the_mean_alone() -> None:
+    embeddings, prototypes, labels = problem(1)
+    embeddings.requires_grad_()
+    loss = rsc_loss(embeddings, prototypes, labels, detach_masks=True, **BETTER)
+    (gradient,) = torch.autograd.grad(loss, embeddings)
+    assert gradient.abs().max() > 1e-3
+    torch.testing.assert_close(gradient.sum((0, 2, 3)), torch.zeros(6, dtype=torch.float64))
+
+
+@given(seed=st.integers(0, 1000), activation=st.sampled_from(MASKS), centred=st.booleans())
+def test_padding_does_not_matter_and_gets_no_gradient(
+    seed: int, activation: str, centred: bool
+) -> None:
+    embeddings, prototypes, labels = problem(seed)
+    inside = torch.rand(4, 3, 2, generator=torch.Generator().manual_seed(seed)) < 0.6
+    options: dict[str, Any] = {"activation": activation, "centred": centred, "inside": inside}
+    padded = embeddings.clone().requires_grad_()
+    loss = rsc_loss(padded, prototypes, labels, **options)
+    (gradient,) = torch.autograd.grad(loss, padded)
+    assert (gradient.movedim(1, -1)[~inside] == 0).all()
+    other = torch.where(inside[:, None], embeddings, 1e3 * torch.randn_like(embeddings))
+    torch.testing.assert_close(rsc_loss(other, prototypes, labels, **options), loss.detach())
+
+
+def test_without_gradient_through_the_masks_it_is_the_loss_of_fixed_masks() -> None:
+    embeddings, prototypes, labels = problem(2)
+    leaf = embeddings.clone().requires_grad_()
+    loss = rsc_loss(leaf, prototypes, labels, activation="softmax", detach_masks=True)
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    whole = rsc_loss(leaf, prototypes, labels, activation="softmax")
+    torch.testing.assert_close(loss, whole)
+    (of_whole,) = torch.autograd.grad(whole, leaf)
+    assert (gradient - of_whole).abs().max() > 1e-4
+    # Regions are linear in embeddings under fixed masks, so nothing moves where a mask is empty.
+    masks = torch.zeros(4, 5, 3, 2, dtype=torch.float64)
+    masks[..., 0, 0] = 1
+    assert masked_average_pooling(embeddings, masks).equal(
+        embeddings[:, :, 0, 0][:, None].expand(-1, 5, -1)
+    )
+
+
+def test_a_class_below_the_least_area_is_neither_entry_nor_negative() -> None:
+    """Images of one position, which is the mask of the class it answers."""
+    embeddings = 50 * torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])[:, :, None, None]
+    prototypes = torch.eye(2)
+    labels = torch.tensor([[1, 0], [0, 1], [1, 1]])
+    options: dict[str, Any] = {"activation": "softmax", "tau": 1.0}
+    loss = rsc_loss(embeddings, prototypes, labels, least_area=0.2, **options)
+    # The third image shows the second class alone. It lacks neither, so the first is no negative.
+    cosines = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    first = torch.tensor([(1 + 2 * math.exp(-1)), (1 + math.exp(-1))]).log().sum()
+    second = torch.tensor([1 + math.exp(-1), 1 + math.exp(-1)]).log().sum()
+    third = math.log(1 + math.exp(cosines[0, 1] - 0.8))
+    torch.testing.assert_close(loss, (first + second + third) / 6)
+    assert loss != rsc_loss(embeddings, prototypes, labels, **options)
+    assert rsc_loss(embeddings[2:], prototypes, labels[2:], least_area=1.0, **options) == 0
+
+
+def test_the_options_in_float64() -> None:
+    embeddings, prototypes, labels = problem(1, images=3)
+    embeddings.requires_grad_()
+    prototypes.requires_grad_()
+    inside = torch.ones(3, 3, 2)
+    inside[0, 0] = 0
+    assert torch.autograd.gradcheck(
+        lambda V, W: rsc_loss(V, W, labels, tau=0.3, inside=inside, **BETTER),
+        (embeddings, prototypes),
+    )
+
+
+@pytest.mark.parametrize("activation", MASKS)
 def test_gradients_in_float64(activation: str) -> None:
     embeddings, prototypes, labels = problem(1, images=3)
     if activation == "none":
@@ -214,14 +339,18 @@ DEGENERATE = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("activation", "centred"), [*((a, False) for a in MASKS), ("present", True)]
+)
 @pytest.mark.parametrize("case", DEGENERATE)
-def test_degenerate_batches_stay_finite(case: str, activation: str, dtype: torch.dtype) -> None:
+def test_degenerate_batches_stay_finite(
+    case: str, activation: str, centred: bool, dtype: torch.dtype
+) -> None:
     make, expected = DEGENERATE[case]
     embeddings, prototypes, labels = make()
     embeddings = embeddings.to(dtype).requires_grad_()
     prototypes = prototypes.to(dtype).requires_grad_()
-    loss = rsc_loss(embeddings, prototypes, labels, activation=activation)
+    loss = rsc_loss(embeddings, prototypes, labels, activation=activation, centred=centred)
     loss.backward()
     loss = loss.detach()
     assert loss.shape == ()
@@ -296,6 +425,18 @@ def test_module_is_the_function() -> None:
         rsc_loss(embeddings, prototypes, labels, tau=0.2, activation="softmax"),
     )
     assert repr(module) == "RSCLoss(tau=0.2, activation='softmax')"
+    module = RSCLoss(centred=True, activation="present", num_background=2)
+    inside = torch.eye(3)[:, :2].expand(4, -1, -1)
+    torch.testing.assert_close(
+        module(embeddings, prototypes, labels, inside),
+        rsc_loss(
+            *(embeddings, prototypes, labels),
+            **{**BETTER, "num_background": 2},
+            inside=inside,
+        ),
+    )
+    shown = "tau=0.07, activation='present', centred=True, num_background=2"
+    assert repr(module) == f"RSCLoss({shown})"
 
 
 def test_bad_input_is_named() -> None:
@@ -319,6 +460,12 @@ def test_bad_input_is_named() -> None:
         RSCLoss(tau=0)
     with pytest.raises(ValueError, match="unknown activation 'gelu'"):
         RSCLoss(activation="gelu")
+    with pytest.raises(ValueError, match=r"least_area needs masks in \[0, 1\]"):
+        RSCLoss(least_area=0.1)
+    with pytest.raises(ValueError, match="num_background must be a whole number, 0 or more"):
+        RSCLoss(num_background=-1)
+    with pytest.raises(ValueError, match=r"inside must have shape \(4, 3, 2\)"):
+        rsc_loss(embeddings, prototypes, labels, inside=torch.ones(4, 2, 3))
 
 
 def test_mixed_devices_are_named() -> None:

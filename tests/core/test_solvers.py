@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpl_plugin import learn_vision_prototypes
+from vpl_plugin import fit_vision_prototypes, learn_vision_prototypes
 from vpl_plugin.core.constraints import CONSTRAINTS, unit_rows
+from vpl_plugin.core.descent import Problem, descend
 from vpl_plugin.core.oracle import ClassOracle, InstanceOracle, Oracle, TargetMoments
 from vpl_plugin.core.pixels import PixelChunk, Pixels
 from vpl_plugin.core.solvers import SOLVERS
@@ -132,11 +133,11 @@ def test_pgd_is_eq_11_step_by_step() -> None:
 @pytest.mark.parametrize("constraint", CONSTRAINTS)
 def test_apgd_reaches_what_a_small_step_reaches_in_many_more_passes(constraint: str) -> None:
     features, text, _, targets, _ = problem(5, pixels=400, dim=16)
-    common = {"targets": targets, "constraint": constraint, "full_output": True}
-    slow = learn_vision_prototypes(
+    common = {"targets": targets, "constraint": constraint}
+    slow = fit_vision_prototypes(
         features, text, 0.1, solver="pgd", lr=0.02, iterations=4000, tolerance=0, **common
     )
-    fast = learn_vision_prototypes(
+    fast = fit_vision_prototypes(
         features, text, 0.1, solver="apgd", iterations=200, tolerance=0, **common
     )
     assert fast.losses[-1] <= slow.losses[-1] + 1e-6
@@ -146,7 +147,7 @@ def test_apgd_reaches_what_a_small_step_reaches_in_many_more_passes(constraint: 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_tolerance_stops_at_a_stationary_point(solver: str) -> None:
     features, text, _, targets, _ = problem(2, pixels=200)
-    fit = learn_vision_prototypes(
+    fit = fit_vision_prototypes(
         features,
         text,
         0.1,
@@ -154,7 +155,6 @@ def test_tolerance_stops_at_a_stationary_point(solver: str) -> None:
         solver=solver,
         lr=0.05,
         tolerance=2e-4,
-        full_output=True,
     )
     assert fit.stop_reason == "tolerance"
     leaf = fit.prototypes.clone().requires_grad_()
@@ -168,8 +168,8 @@ def test_tolerance_stops_at_a_stationary_point(solver: str) -> None:
 def test_one_pass_an_iteration_for_the_fixed_step_solvers() -> None:
     features, text, _, _, _ = problem(0)
     for solver in ("pgd", "pgd_halving"):
-        fit = learn_vision_prototypes(
-            features, text, solver=solver, lr=0.1, iterations=9, tolerance=0, full_output=True
+        fit = fit_vision_prototypes(
+            features, text, solver=solver, lr=0.1, iterations=9, tolerance=0
         )
         assert fit.passes == 9
 
@@ -192,13 +192,7 @@ def test_a_solver_needs_nothing_but_the_oracle(solver: str) -> None:
 
     oracle: Oracle = Bowl()
     start = unit_rows(torch.tensor([[1.0, -1.0], [1.0, 0.1]], dtype=torch.float64))
-    result = SOLVERS[solver](
-        oracle,
-        start,
-        CONSTRAINTS["sphere"](),
-        lr=0.3,
-        iterations=200,
-        observe=lambda W, loss, gradient: None,
-    )
+    points = SOLVERS[solver](Problem(oracle, CONSTRAINTS["sphere"]()), start, lr=0.3)
+    result, _ = descend(points, iterations=200)
     expected = torch.tensor([[0.6, 0.8], [0.0, 1.0]], dtype=torch.float64)
     torch.testing.assert_close(result.W, expected, atol=1e-6, rtol=0)

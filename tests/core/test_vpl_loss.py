@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpl_plugin.core.cross_entropy import CROSS_ENTROPIES
+from vpl_plugin import checks
+from vpl_plugin.core import cross_entropy, masked_pooling, rsc
+from vpl_plugin.core.cross_entropy import balanced_cross_entropy, plain_cross_entropy
 from vpl_plugin.core.rsc import rsc_loss
 from vpl_plugin.core.vpl_loss import VPLLoss, VPLLossTerms, vpl_loss
 
@@ -63,7 +69,7 @@ def test_at_weight_0_nothing_is_computed_and_nan_stays_out(
     terms.total.backward()
     assert inputs[broken].grad is None
     assert inputs[other].grad.isfinite().all()
-    called = "rsc_loss" if broken == "embeddings" else "CROSS_ENTROPIES"
+    called = "contrast" if broken == "embeddings" else "CROSS_ENTROPIES"
     monkeypatch.setattr(f"vpl_plugin.core.vpl_loss.{called}", {"plain": None})
     assert torch.equal(vpl_loss(**inputs, **{weight: 0.0}).total, terms.total)
 
@@ -75,9 +81,27 @@ def test_bad_input_is_named_at_weight_0_too() -> None:
         vpl_loss(**batch(0), lambda_ce=0.0, ce="focal")
 
 
+def test_each_input_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+
+    def counted(check: Callable[..., object], *args: object) -> object:
+        checked.append(f"{check.__name__}({args[0] if isinstance(args[0], str) else ''})")
+        return check(*args)
+
+    modules = [checks, cross_entropy, masked_pooling, rsc, sys.modules[vpl_loss.__module__]]
+    for module in modules:
+        for name in [name for name in vars(module) if name.lstrip("_").startswith("check_")]:
+            check = functools.partial(counted, getattr(module, name))
+            monkeypatch.setattr(module, name, check)
+    vpl_loss(**batch(0))
+    assert {"check_maps(logits)", "check_maps(embeddings)", "check_labels()"} <= set(checked)
+    assert len(checked) == len(set(checked))
+
+
 def test_the_cross_entropy_goes_by_name() -> None:
     inputs = batch(0)
-    for name, function in CROSS_ENTROPIES.items():
+    functions = {"plain": plain_cross_entropy, "balanced": balanced_cross_entropy}
+    for name, function in functions.items():
         expected = function(inputs["logits"], inputs["pseudo_masks"])
         assert torch.equal(vpl_loss(**inputs, ce=name).ce, expected)
         assert torch.equal(VPLLoss(ce=name)(**inputs).ce, expected)

@@ -9,7 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpl_plugin.localization import SegmentationMeter, confusion_matrix, segmentation_scores
+from vpl_plugin.localization import (
+    SegmentationMeter,
+    confusion_matrix,
+    error_shares,
+    segmentation_scores,
+)
 
 
 def random_labels(seed, num_classes, photos=3):
@@ -106,3 +111,15 @@ def test_importing_the_floor_leaves_heavy_packages_alone():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+@given(seed=st.integers(0, 1000))
+def test_the_kinds_of_errors_are_all_that_is_not_right(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    confusion = torch.randint(50, (4, 4), generator=generator) + torch.eye(4, dtype=torch.long)
+    shares = error_shares(confusion)
+    right = segmentation_scores(confusion).pixel_accuracy
+    assert sum(shares) == pytest.approx(1 - right)
+    # Classes in another order make the same errors.
+    order = [0, 3, 1, 2]
+    assert error_shares(confusion[order][:, order]) == pytest.approx(shares)

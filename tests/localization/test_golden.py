@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from vpl_plugin.clip import VOC as labels
 from vpl_plugin.clip import load_clip, open_photo
 from vpl_plugin.localization import (
     clip_es_photo,
@@ -18,6 +19,7 @@ from vpl_plugin.localization import (
     refine_cams,
     resize_cams,
 )
+from vpl_plugin.prototypes import Prototypes
 
 pytestmark = pytest.mark.shared
 
@@ -66,7 +68,8 @@ def localise(shared_dir, golden):
                 model.preprocess(photo)[None], position_dtype=torch.float16
             )
             rows = [torch.from_numpy(golden[f"{kind}/{part}"]) for part in ("fg", "bg")]
-            output = grad_cam(model, tokens, torch.cat(rows), [classes], num_foreground=20)
+            prototypes = Prototypes(torch.cat(rows), labels.labels)
+            output = grad_cam(model, tokens, prototypes, [classes])
             attention = mean_attention(tokens.attention, output.attention)
             refined = refine_cams(output.cams, attention)[0]
             cache[kind, name] = Localised(

@@ -9,19 +9,14 @@ from pytorch_grad_cam.utils.image import scale_cam_image
 
 from vpl_plugin.clip import load_clip
 from vpl_plugin.localization import ClassProbability, PrototypeClassifier, grad_cam
-
-NUM_FOREGROUND = 4
-
-
-@pytest.fixture(scope="module")
-def mini():
-    return load_clip("mini", device="cpu")
+from vpl_plugin.prototypes import Prototypes
 
 
-def make_inputs(model, side, batch=1):
+def make_inputs(model, side, batch=1, temperature=None):
     generator = torch.Generator().manual_seed(3)
     shape = (batch, 3, 3 * side, 5 * side)
-    prototypes = torch.randn(7, model.embed_dim, generator=generator)
+    rows = torch.randn(7, model.embed_dim, generator=generator)
+    prototypes = Prototypes(rows, ("a", "b", "c", "d"), temperature)
     return torch.randn(shape, generator=generator), prototypes
 
 
@@ -37,21 +32,12 @@ def package_cams(classifier, pixels, classes):
 
 @pytest.mark.parametrize("temperature", [None, 0.03])
 def test_batched_path_equals_the_package(mini, temperature):
-    pixels, prototypes = make_inputs(mini, side=16)
+    pixels, prototypes = make_inputs(mini, side=16, temperature=temperature)
     present = [0, 2, 3]
-    classifier = PrototypeClassifier(
-        mini, prototypes, num_foreground=NUM_FOREGROUND, classes=present, temperature=temperature
-    )
+    classifier = PrototypeClassifier(mini, prototypes, classes=present)
     theirs = package_cams(classifier, pixels, present)
     tokens = mini.tokens_before_last_block(pixels)
-    ours = grad_cam(
-        mini,
-        tokens,
-        prototypes,
-        [present],
-        num_foreground=NUM_FOREGROUND,
-        temperature=temperature,
-    )
+    ours = grad_cam(mini, tokens, prototypes, [present])
     # The package resizes to the photo and stretches again; the same is done to ours.
     resized = scale_cam_image([cv2.resize(c.numpy(), (80, 48)) for c in ours.cams[0]])
     np.testing.assert_allclose(np.stack(theirs), resized, rtol=0, atol=1e-5)
@@ -69,17 +55,9 @@ def test_raw_output_of_the_package_equals_the_batched_path(mini):
 
     pixels, prototypes = make_inputs(mini, side=16, batch=2)
     classes = [[1], [3]]
-    ours = grad_cam(
-        mini,
-        mini.tokens_before_last_block(pixels),
-        prototypes,
-        classes,
-        num_foreground=NUM_FOREGROUND,
-    )
+    ours = grad_cam(mini, mini.tokens_before_last_block(pixels), prototypes, classes)
     for photo, (present,) in enumerate(classes):
-        classifier = PrototypeClassifier(
-            mini, prototypes, num_foreground=NUM_FOREGROUND, classes=[present]
-        )
+        classifier = PrototypeClassifier(mini, prototypes, classes=[present])
         with RawGradCAM(classifier, [classifier.target_layer], classifier.reshape_transform) as cam:
             raw = cam(pixels[photo : photo + 1], [ClassProbability(present)])[0]
         assert raw.shape == (3, 5)
@@ -137,16 +115,14 @@ def test_moving_the_classifier_moves_the_model():
 def test_bad_input(tiny_clip):
     model = tiny_clip()
     prototypes = make_inputs(model, side=4)[1]
-    with pytest.raises(ValueError, match="num_foreground must be given"):
-        PrototypeClassifier(model, prototypes, classes=[0])
+    with pytest.raises(TypeError, match="must be Prototypes"):
+        PrototypeClassifier(model, prototypes.rows)
     with pytest.raises(ValueError, match="got 4"):
-        PrototypeClassifier(model, prototypes, num_foreground=4, classes=[4])
+        PrototypeClassifier(model, prototypes, classes=[4])
     with pytest.raises(ValueError, match="D = 12"):
-        PrototypeClassifier(model, prototypes[:, :5])
+        PrototypeClassifier(model, Prototypes(prototypes.rows[:, :5], prototypes.class_names))
     with pytest.raises(ValueError, match="on the model's device"):
         PrototypeClassifier(model, prototypes.to("meta"))
-    with pytest.raises(ValueError, match="temperature"):
-        PrototypeClassifier(model, prototypes, temperature=-1.0)
     with pytest.raises(ValueError, match="index must be a whole number"):
         ClassProbability(-1)
     with pytest.raises(ValueError, match="below the number of classes 3; got 3"):

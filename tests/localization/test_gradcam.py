@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from vpl_plugin.clip import load_clip
 from vpl_plugin.localization import grad_cam, min_max, pad_classes
+from vpl_plugin.prototypes import Prototypes
 
-NUM_FOREGROUND = 4
+CLASSES = ("a", "b", "c", "d")
+NUM_FOREGROUND = len(CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +29,9 @@ def make_prototypes(seed=0, dtype=torch.float64, rows=7):
     return torch.randn(rows, 12, generator=generator, dtype=dtype)
 
 
-def localise(model, pixels, prototypes, classes, **settings):
+def localise(model, pixels, rows, classes, temperature=None):
     tokens = model.tokens_before_last_block(pixels)
-    return grad_cam(model, tokens, prototypes, classes, num_foreground=NUM_FOREGROUND, **settings)
+    return grad_cam(model, tokens, Prototypes(rows, CLASSES, temperature), classes)
 
 
 def literal_cam(model, pixels, prototypes, present, target, temperature):
@@ -217,13 +219,15 @@ def test_classes_of_the_wrong_kind(model, classes):
 def test_wrong_prototypes(model):
     tokens = model.tokens_before_last_block(make_photos(1))
     with pytest.raises(ValueError, match=r"D = 12 columns.*3, 5"):
-        grad_cam(model, tokens, torch.randn(3, 5), [[0]], num_foreground=2)
+        grad_cam(model, tokens, Prototypes(torch.randn(3, 5), ("a", "b")), [[0]])
     with pytest.raises(ValueError, match=r"num_foreground must leave.*got 7"):
-        grad_cam(model, tokens, make_prototypes(), [[0]], num_foreground=7)
+        grad_cam(model, tokens, Prototypes(make_prototypes(), tuple("abcdefg")), [[0]])
     with pytest.raises(ValueError, match="temperature"):
-        grad_cam(model, tokens, make_prototypes(), [[0]], num_foreground=4, temperature=0.0)
+        localise(model, make_photos(1), make_prototypes(), [[0]], temperature=0.0)
     with pytest.raises(ValueError, match="on one device"):
-        grad_cam(model, tokens, make_prototypes().to("meta"), [[0]], num_foreground=4)
+        localise(model, make_photos(1), make_prototypes().to("meta"), [[0]])
+    with pytest.raises(TypeError, match=r"must be Prototypes\(rows, class_names\); got .*7, 12"):
+        grad_cam(model, tokens, make_prototypes(), [[0]])
 
 
 def test_pad_classes_takes_any_integer_tensor():

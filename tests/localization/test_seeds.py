@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vpl_plugin.localization import background_score, cams_to_labels, resize_cams, seed_targets
+from vpl_plugin.prototypes import Prototypes
 
 
 def rand(*shape, seed=0):
@@ -18,6 +19,10 @@ def rand(*shape, seed=0):
 def directions(rows, seed):
     generator = torch.Generator().manual_seed(seed)
     return F.normalize(torch.randn(*rows, 6, generator=generator, dtype=torch.float64), dim=-1)
+
+
+def text(rows=None):
+    return Prototypes(directions((7,), 1) if rows is None else rows, ("a", "b", "c"))
 
 
 def test_background_score_is_the_power_of_what_the_best_class_leaves():
@@ -71,7 +76,7 @@ def test_targets_equal_a_loop_over_pixels(seed, threshold):
     cams, classes = rand(2, 3, 2, seed=seed), [2, 0]
     features, prototypes = directions((6,), seed), directions((7,), seed + 1)
     targets = seed_targets(
-        cams, classes, features, prototypes, num_foreground=3, threshold=threshold, tau_T=0.1
+        cams, classes, features, text(prototypes), threshold=threshold, tau_T=0.1
     )
     torch.testing.assert_close(targets.sum(1), torch.ones(6, dtype=torch.float64))
     for pixel in range(6):
@@ -88,17 +93,17 @@ def test_targets_of_a_padded_batch_equal_those_of_its_photos():
     cams = rand(2, 2, 3, 2)
     cams[1, 1] = 0.999
     classes = torch.tensor([[2, 0], [1, -1]])
-    features, prototypes = directions((2, 6), 0), directions((7,), 1)
-    batch = seed_targets(cams, classes, features, prototypes, num_foreground=3)
-    first = seed_targets(cams[0], [2, 0], features[0], prototypes, num_foreground=3)
-    second = seed_targets(cams[1, :1], [1], features[1], prototypes, num_foreground=3)
+    features = directions((2, 6), 0)
+    batch = seed_targets(cams, classes, features, text())
+    first = seed_targets(cams[0], [2, 0], features[0], text())
+    second = seed_targets(cams[1, :1], [1], features[1], text())
     torch.testing.assert_close(batch, torch.stack([first, second]))
 
 
 def test_a_map_at_the_threshold_is_no_seed():
     cams = torch.tensor([[[0.5, 0.0]], [[0.25, 0.75]]])
-    features, prototypes = directions((2,), 0).float(), directions((7,), 1).float()
-    targets = seed_targets(cams, [0, 1], features, prototypes, num_foreground=3, threshold=0.5)
+    prototypes = text(directions((7,), 1).float())
+    targets = seed_targets(cams, [0, 1], directions((2,), 0).float(), prototypes, threshold=0.5)
     assert not targets[0, :3].any()
     assert targets[1, 1] == 1
 
@@ -106,20 +111,16 @@ def test_a_map_at_the_threshold_is_no_seed():
 def test_rotating_the_space_leaves_the_targets():
     cams, features, prototypes = rand(2, 3, 2), directions((6,), 0), directions((7,), 1)
     rotation = torch.linalg.qr(rand(6, 6)).Q
-    plain = seed_targets(cams, [0, 1], features, prototypes, num_foreground=3)
-    turned = seed_targets(
-        cams, [0, 1], features @ rotation, prototypes @ rotation, num_foreground=3
-    )
+    plain = seed_targets(cams, [0, 1], features, text(prototypes))
+    turned = seed_targets(cams, [0, 1], features @ rotation, text(prototypes @ rotation))
     torch.testing.assert_close(plain, turned)
 
 
 def test_bad_input():
-    cams, features, prototypes = rand(2, 3, 2), directions((6,), 0), directions((7,), 1)
+    cams, features, known = rand(2, 3, 2), directions((6,), 0), text()
 
-    def targets(cams=cams, classes=(0, 1), features=features, prototypes=prototypes, **settings):
-        return seed_targets(
-            cams, classes, features, prototypes, **{"num_foreground": 3, **settings}
-        )
+    def targets(classes=(0, 1), features=features, prototypes=known, **settings):
+        return seed_targets(cams, classes, features, prototypes, **settings)
 
     with pytest.raises(ValueError, match=r"classes must have one entry a map, shape \(2,\)"):
         targets(classes=[0])
@@ -132,7 +133,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="same number of columns"):
         targets(features=features[:, :4])
     with pytest.raises(ValueError, match="num_foreground must leave"):
-        targets(num_foreground=7)
+        targets(prototypes=Prototypes(directions((7,), 1), tuple("abcdefg")))
     with pytest.raises(ValueError, match="threshold"):
         targets(threshold=1.2)
     with pytest.raises(ValueError, match="tau_T"):

@@ -9,12 +9,23 @@ from types import ModuleType
 import pytest
 import torch
 
-from vpl_plugin.clip import ClipModel, load_clip
+from vpl_plugin.clip import ClipModel
+from vpl_plugin.prototypes import Prototypes
+from vpl_plugin.segmentation.checkpoints import Segmenter
+from vpl_plugin.segmentation.decoder import Decoder
 
 
 @pytest.fixture(scope="session")
-def mini() -> ClipModel:
-    return load_clip("mini", device="cpu")
+def segmenter(mini: ClipModel) -> Segmenter:
+    """A decoder of random weights that answers to its surroundings."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pets = Prototypes(torch.randn(5, mini.embed_dim), ("cat", "dog", "bird"))
+        decoder = Decoder.for_model(
+            mini, pets, (0, 1), width=32, layers=1, heads=2, upsampling=2
+        ).eval()
+        torch.nn.init.normal_(decoder.head.weight, std=0.05)
+    return Segmenter(mini, decoder.requires_grad_(False), (0, 1), pets.class_names)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from vpl_plugin.prototypes import Prototypes
 from vpl_plugin.segmentation.checkpoints import (
     load_segmenter,
     read_checkpoint_metadata,
@@ -16,7 +17,8 @@ from vpl_plugin.segmentation.decoder import Decoder
 
 @pytest.fixture
 def decoder(mini):
-    made = Decoder.for_model(mini, torch.randn(5, 256), 2, (0, 1), width=32, layers=1, heads=4)
+    pets = Prototypes(torch.randn(5, 256), ("cat", "dog"))
+    made = Decoder.for_model(mini, pets, (0, 1), width=32, layers=1, heads=4)
     torch.nn.init.normal_(made.head.weight)
     return made
 

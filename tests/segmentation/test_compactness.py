@@ -53,6 +53,18 @@ def test_the_silhouette_is_scikit_learns(seed: int) -> None:
     assert compactness(embeddings, labels).silhouette == pytest.approx(expected, abs=1e-9)
 
 
+@given(seed=st.integers(0, 1000), shift=st.floats(-1e3, 1e3))
+def test_centred_what_all_share_does_not_matter(seed: int, shift: float) -> None:
+    embeddings, labels = regions(seed)
+    embeddings = embeddings.double()
+    found = compactness(embeddings, labels, centred=True)
+    shifted = compactness(embeddings + shift, labels, centred=True)
+    assert found[:4] == pytest.approx(shifted[:4], abs=1e-6)
+    means = torch.stack([embeddings[labels == label].mean(0) for label in labels.unique()])
+    expected = compactness(embeddings - means.mean(0), labels)
+    assert found[:4] == pytest.approx(expected[:4], abs=1e-9)
+
+
 @given(seed=st.integers(0, 1000))
 def test_neither_order_nor_length_nor_names_matter(seed: int) -> None:
     embeddings, labels = regions(seed)

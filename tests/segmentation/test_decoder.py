@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vpl_plugin.prototypes import Prototypes
 from vpl_plugin.segmentation.decoder import Decoder, class_maps
 
 
@@ -17,13 +18,12 @@ def make(prototypes=None, num_foreground=3, **settings):
 
 def test_it_starts_with_the_prototypes_on_the_encoders_features(mini):
     """The maps of an untrained decoder are phase 1's softmax at the temperature."""
-    prototypes = 3 * torch.randn(7, 256)
-    decoder = Decoder.for_model(
-        mini, prototypes, 4, (0, 1), width=32, layers=1, heads=4, upsampling=1, temperature=0.05
-    )
+    rows = 3 * torch.randn(7, 256)
+    prototypes = Prototypes(rows, tuple("abcd"), 0.05)
+    decoder = Decoder.for_model(mini, prototypes, (0, 1), width=32, layers=1, heads=4, upsampling=1)
     pixels = torch.randn(2, 3, 48, 64)
     output = decoder(mini.block_tokens(pixels, (0, 1)), (3, 4))
-    cosines = mini.dense_features(pixels) @ F.normalize(prototypes, dim=1).T
+    cosines = mini.dense_features(pixels) @ F.normalize(rows, dim=1).T
     every = (cosines / 0.05).softmax(dim=-1).transpose(1, 2).unflatten(2, (3, 4))
     ours = output.logits.softmax(dim=1)
     torch.testing.assert_close(ours[:, 1:], every[:, :4], atol=1e-4, rtol=1e-3)
@@ -119,4 +119,4 @@ def test_bad_tokens_are_refused():
 
 def test_prototypes_of_another_encoder_are_refused(mini):
     with pytest.raises(ValueError, match=r"model's D = 256; got D = 512: .* another encoder"):
-        Decoder.for_model(mini, torch.ones(3, 512), 2, (0, 1))
+        Decoder.for_model(mini, Prototypes(torch.ones(3, 512), ("a", "b")), (0, 1))

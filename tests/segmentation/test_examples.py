@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vpl_plugin.distributed import Ranks
 from vpl_plugin.localization import write_mask
 from vpl_plugin.segmentation import examples as examples_module
-from vpl_plugin.segmentation.data_parallel import Ranks
 from vpl_plugin.segmentation.examples import Example, check_examples, list_examples
 from vpl_plugin.segmentation.settings import TrainingSettings
 from vpl_plugin.segmentation.training import train_decoder
@@ -107,10 +107,7 @@ def test_masks_are_read_once_until_they_change(tiny, files, mini, reads, tmp_pat
     examples = list_examples(photos_of(files), files / "masks", 3)
     before = check_examples(examples, 3)
     settings = TrainingSettings(**{**tiny.SETTINGS, "iterations": 1})
-    train_decoder(
-        mini, examples, tiny.prototypes(), 3, settings, tmp_path / "out", classes=tiny.CLASSES,
-        progress=False,
-    )  # fmt: skip
+    train_decoder(mini, examples, tiny.prototypes(), settings, tmp_path / "out", progress=False)
     assert sorted(reads) == list("012345")
     mask = np.array(examples_module.read_mask(files / "masks" / "4.png"))
     mask[:3] = 2

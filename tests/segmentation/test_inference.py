@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vpl_plugin.clip import ClipModel, preprocess
+from vpl_plugin.clip import preprocess
 from vpl_plugin.segmentation import inference
 from vpl_plugin.segmentation.checkpoints import Segmenter
-from vpl_plugin.segmentation.decoder import Decoder
 from vpl_plugin.segmentation.inference import most_likely, photo_views, probabilities, segment
 
 PATCH = 16
@@ -25,19 +24,6 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3)).astype(np.uint8))
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
-
-
-@pytest.fixture(scope="module")
-def segmenter(mini: ClipModel) -> Segmenter:
-    """A decoder of random weights that answers to its surroundings."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        rows = torch.randn(5, mini.embed_dim)
-        decoder = Decoder.for_model(
-            mini, rows, 3, (0, 1), width=32, layers=1, heads=2, upsampling=2
-        ).eval()
-        torch.nn.init.normal_(decoder.head.weight, std=0.05)
-    return Segmenter(mini, decoder.requires_grad_(False), (0, 1), ("cat", "dog", "bird"))
 
 
 def local_segmenter(fine: int = 2) -> SimpleNamespace:

@@ -6,21 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vpl_plugin.clip import ClipModel
 from vpl_plugin.segmentation.checkpoints import Segmenter
-from vpl_plugin.segmentation.decoder import Decoder
 from vpl_plugin.segmentation.regions import region_embeddings
-
-
-@pytest.fixture(scope="module")
-def segmenter(mini: ClipModel) -> Segmenter:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        rows = torch.randn(3, mini.embed_dim)
-        decoder = Decoder.for_model(
-            mini, rows, 3, (0, 1), width=32, layers=1, heads=2, upsampling=2
-        ).eval()
-    return Segmenter(mini, decoder.requires_grad_(False), (0, 1), ("cat", "dog", "bird"))
 
 
 @pytest.fixture(scope="module")

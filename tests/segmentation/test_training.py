@@ -23,12 +23,21 @@ from vpl_plugin.clip import load_clip, open_photo
 from vpl_plugin.core.cross_entropy import balanced_cross_entropy
 from vpl_plugin.core.rsc import region_similarity, rsc_loss
 from vpl_plugin.localization import read_mask, write_mask
+from vpl_plugin.prototypes import Prototypes
 from vpl_plugin.segmentation import training
 from vpl_plugin.segmentation.checkpoints import load_segmenter, read_checkpoint_metadata
 from vpl_plugin.segmentation.decoder import Decoder, DecoderOutput, class_maps
 from vpl_plugin.segmentation.settings import TrainingSettings
 from vpl_plugin.segmentation.training import decoder_loss
 from vpl_plugin.segmentation.training_state import TrainingState
+
+LITERAL = {
+    "activation": "relu",
+    "centred": False,
+    "detach_masks": False,
+    "least_area": 0.0,
+    "mask_stride": 1,
+}
 
 
 def weights(output):
@@ -139,7 +148,7 @@ def test_parts_of_a_batch_add_up_to_it(tiny, tmp_path, mini):
         mask = read_mask(path)
         mask[mask == 255] = 0
         write_mask(path, mask)
-    settings = {"lambda_rsc": 0.0, "scales": (2.0, 2.0), "iterations": 3}
+    settings = {"lambda_rsc": 0.0, "ce": "plain", "scales": (2.0, 2.0), "iterations": 3}
     tiny.train(data, tmp_path / "whole", model=mini, settings=settings)
     tiny.train(data, tmp_path / "parts", model=mini, settings={**settings, "accumulation": 2})
     assert_same_weights(tmp_path / "parts", tmp_path / "whole", atol=2e-5, rtol=1e-3)
@@ -253,7 +262,7 @@ def test_in_float16_a_first_step_that_overflows_is_skipped(tiny, mini):
     """It leaves weights and momentum as they are, and the next is that of plain SGD."""
     settings = TrainingSettings(precision="float16", width=32, layers=1, heads=4)
     decoders = [
-        Decoder.for_model(mini, tiny.prototypes(), 3, (0, 1), width=32, layers=1, heads=4)
+        Decoder.for_model(mini, tiny.prototypes(), (0, 1), width=32, layers=1, heads=4)
         for _ in range(2)
     ]
     decoders[1].load_state_dict(decoders[0].state_dict())
@@ -321,23 +330,16 @@ def test_masks_that_went_missing_since_they_were_listed_are_named(tiny, mini, tm
     examples = tiny.examples_of(data)
     (data / "masks" / "3.png").unlink()
     with pytest.raises(FileNotFoundError, match="1 photos without a pseudo-mask: 3"):
-        tiny.train_decoder(
-            mini, examples, tiny.prototypes(), 3, TrainingSettings(), tmp_path / "o",
-            classes=tiny.CLASSES,
-        )  # fmt: skip
+        tiny.train_decoder(mini, examples, tiny.prototypes(), TrainingSettings(), tmp_path / "o")
     assert not (tmp_path / "o").exists()
 
 
 def test_prototypes_of_another_encoder_are_refused(tiny, data, mini, tmp_path):
-    for prototypes, classes, message in (
-        (torch.ones(5, 512), tiny.CLASSES, "model's D = 256; got D = 512"),
-        (tiny.prototypes(), ("one",), "classes must name the 3 foreground classes; got 1"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            tiny.train_decoder(
-                mini, tiny.examples_of(data), prototypes, 3, TrainingSettings(), tmp_path / "o",
-                classes=classes,
-            )  # fmt: skip
+    prototypes = Prototypes(torch.ones(5, 512), tiny.CLASSES)
+    with pytest.raises(ValueError, match="model's D = 256; got D = 512"):
+        tiny.train_decoder(
+            mini, tiny.examples_of(data), prototypes, TrainingSettings(), tmp_path / "o"
+        )
     assert not (tmp_path / "o").exists()
 
 
@@ -390,7 +392,8 @@ def test_the_loss_is_cross_entropy_where_something_is_known_and_the_contrast():
     """Eq. 14, each term by itself."""
     output, masks, labels, rows = output_and_target(0)
     terms = decoder_loss(
-        output, masks, labels, rows, TrainingSettings(lambda_ce=2.0, lambda_rsc=0.5)
+        *(output, masks, labels, rows),
+        TrainingSettings(lambda_ce=2.0, lambda_rsc=0.5, ce="plain", **LITERAL),
     )
     maps = F.interpolate(output.logits, size=(12, 12), mode="bilinear")
     expected = F.cross_entropy(maps, masks.long(), ignore_index=255)
@@ -402,7 +405,13 @@ def test_the_loss_is_cross_entropy_where_something_is_known_and_the_contrast():
 
 def test_background_prototypes_take_their_pixels_under_softmax():
     output, masks, labels, rows = output_and_target(1)
-    terms = decoder_loss(output, masks, labels, rows, TrainingSettings(activation="softmax"))
+    terms = decoder_loss(
+        output,
+        masks,
+        labels,
+        rows,
+        TrainingSettings(**{**LITERAL, "activation": "softmax", "lambda_rsc": 1.0}),
+    )
     similarity = region_similarity(output.embeddings, rows, "softmax")[:, :3]
     # The entries one by one, as Eq. 13 sums them.
     pairs = labels.nonzero().tolist()
@@ -415,15 +424,33 @@ def test_background_prototypes_take_their_pixels_under_softmax():
     torch.testing.assert_close(terms.rsc, expected / (2 * len(pairs)))
 
 
-def test_balanced_cross_entropy_is_a_setting(tiny, data, mini, finished, tmp_path):
+def test_plain_cross_entropy_is_a_setting(tiny, data, mini, finished, tmp_path):
     output, masks, labels, rows = output_and_target(0)
-    terms = decoder_loss(output, masks, labels, rows, TrainingSettings(ce="balanced"))
+    terms = decoder_loss(output, masks, labels, rows, TrainingSettings(mask_stride=1))
     maps = F.interpolate(output.logits, size=(12, 12), mode="bilinear")
     torch.testing.assert_close(terms.ce, balanced_cross_entropy(maps, masks))
-    tiny.train(data, tmp_path, model=mini, settings={"ce": "balanced"})
+    tiny.train(data, tmp_path, model=mini, settings={"ce": "plain"})
     assert differ(tmp_path, finished)
     made_by = read_checkpoint_metadata(tmp_path / "decoder.safetensors")["made_by"]
-    assert made_by["settings"]["ce"] == "balanced"
+    assert made_by["settings"]["ce"] == "plain"
+
+
+def test_the_padding_of_crops_has_no_part_in_the_contrast(tiny, data, mini):
+    output, masks, labels, rows = output_and_target(0)
+    inside = torch.ones(4, 3, 3, dtype=torch.bool)
+    inside[:, 0] = False
+    settings = TrainingSettings(lambda_rsc=1.0, activation="present")
+    loss = decoder_loss(output, masks, labels, rows, settings, inside)
+    padded = output._replace(embeddings=output.embeddings.clone())
+    padded.embeddings[:, :, 0] = 7.0
+    assert torch.equal(loss.rsc, decoder_loss(padded, masks, labels, rows, settings, inside).rsc)
+    assert loss.rsc != decoder_loss(output, masks, labels, rows, settings).rsc
+    # Twice as fine a decoder has the same padding.
+    fine = output._replace(
+        embeddings=output.embeddings.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    )
+    finer = decoder_loss(fine, masks, labels, rows, settings, inside)
+    torch.testing.assert_close(finer.rsc, loss.rsc)
 
 
 def test_by_default_photos_are_seen_at_many_scales_and_cached_at_their_own(
@@ -449,7 +476,7 @@ def test_a_stride_looks_at_part_of_the_pixels():
     settings = TrainingSettings(mask_stride=3)
     first = decoder_loss(output, masks, labels, rows, settings)
     assert torch.equal(first.ce, decoder_loss(output, changed, labels, rows, settings).ce)
-    assert first.ce != decoder_loss(output, masks, labels, rows, TrainingSettings()).ce
+    assert first.ce != decoder_loss(output, masks, labels, rows, TrainingSettings(mask_stride=1)).ce
 
 
 @pytest.mark.cuda

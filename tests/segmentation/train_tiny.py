@@ -15,6 +15,7 @@ from PIL import Image
 
 from vpl_plugin.clip import load_clip
 from vpl_plugin.localization import write_mask
+from vpl_plugin.prototypes import Prototypes
 from vpl_plugin.segmentation.examples import list_examples
 from vpl_plugin.segmentation.settings import TrainingSettings
 from vpl_plugin.segmentation.training import train_decoder
@@ -29,6 +30,7 @@ SETTINGS = {
     "crop": 64,
     "scales": (0.8, 1.25),
     "warmup": 2,
+    "lambda_rsc": 1.0,
 }
 
 
@@ -56,7 +58,7 @@ def examples_of(data):
 
 def prototypes():
     rows = torch.randn(5, 256, generator=torch.Generator().manual_seed(1))
-    return F.normalize(rows, dim=1)
+    return Prototypes(F.normalize(rows, dim=1), CLASSES)
 
 
 def train(data, output, *, model=None, settings=None, **options):
@@ -66,10 +68,8 @@ def train(data, output, *, model=None, settings=None, **options):
         model,
         examples_of(data),
         prototypes(),
-        len(CLASSES),
         TrainingSettings(**{**SETTINGS, **(settings or {})}),
         output,
-        classes=CLASSES,
         **options,
     )
 

@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +20,27 @@ from tqdm import tqdm
 
 from vpl_plugin.adapters.clip_es import (
     EncodedPhoto,
+    PhotoCAMs,
     encode_photo,
     mask_on_grid,
     photo_cams,
     seed_scores,
 )
 from vpl_plugin.adapters.datasets import SetPhoto, voc_photos
+from vpl_plugin.adapters.held import Held
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.cli import learning_curve
 from vpl_plugin.cli.ablation_tables import DEFAULT, TABLES, TEXT, Setting, markdown
 from vpl_plugin.cli.model_options import add_model_arguments, load_model
-from vpl_plugin.clip import (
-    VOC,
-    ClipModel,
-    open_photo,
-    text_prototypes,
-)
+from vpl_plugin.clip import VOC, ClipModel, class_prototypes, open_photo
 from vpl_plugin.clip.templates import TEMPLATES
 from vpl_plugin.core.gap import modify_gap
-from vpl_plugin.core.prototypes import PrototypeFit, learn_vision_prototypes
-from vpl_plugin.core.targets import text_distribution
+from vpl_plugin.core.prototypes import PrototypeFit, fit_vision_prototypes
+from vpl_plugin.core.targets.text import text_distribution
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization import read_mask, seed_targets
 from vpl_plugin.localization.ground_truth import read_truth
-from vpl_plugin.segmentation.feature_cache import encoder_fingerprint
+from vpl_plugin.prototypes import Prototypes
 
 __all__ = ["add_arguments", "run"]
 
@@ -51,10 +49,17 @@ logger = logging.getLogger(__name__)
 NUM_FOREGROUND = len(VOC.labels)
 CURVE = "photos"
 
-Pairs = list[tuple[EncodedPhoto, np.ndarray]]
+# Settings that fit_vision_prototypes takes under the same names.
+FIT_OPTIONS = (
+    *("anchor", "solver", "lr", "constraint"),
+    *("iterations", "tolerance", "regularization"),
+)
+# Of encoded photos with their masks; a photo of VOC's takes 6 MB with ViT-B/16.
+HELD_BYTES = 8 * 1024**3
+Pair = tuple[EncodedPhoto, np.ndarray]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, _: Sequence[str] = ()) -> None:
     """The options of ``vpl ablate``."""
     parser.add_argument("root", type=Path, help="folder with JPEGImages and SegmentationClass")
     parser.add_argument(
@@ -88,12 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
         splits[name] = _readable(listed.photos, failures)
         if not splits[name]:
             why = listed._replace(failures=listed.failures | failures).why_empty()
-            raise ValueError(f"{split} has no photo with a mask that shows a class: {why}")
+            raise InputError(f"{split} has no photo with a mask that shows a class: {why}")
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     model = load_model(arguments)
     context = {
-        "model": encoder_fingerprint(model),
+        "model": model.fingerprint(),
         **{name: _digest(photos) for name, photos in splits.items()},
     }
     results = _Results(output, context)
@@ -107,13 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     missing = [setting for setting in settings if results.row(setting) is None]
     logger.info("%d settings, %d of them done before", len(settings), len(settings) - len(missing))
     if missing:
-        pairs = {
-            name: [
-                _encode(model, item) for item in tqdm(photos, desc=f"encode {name}", unit="photo")
-            ]
-            for name, photos in splits.items()
-        }
-        bench = _Bench(model, pairs)
+        bench = _Bench(model, splits)
         for setting in tqdm(missing, desc="settings", unit="setting"):
             results.add(setting, *bench.run(setting))
             _write_tables(output, arguments.tables, results, train_photos)
@@ -134,18 +133,12 @@ def _readable(photos: Sequence[SetPhoto], failures: dict[Path, str]) -> list[Set
         try:
             photo = open_photo(item.photo)
             read_truth(item.mask, NUM_FOREGROUND, (photo.height, photo.width))
-        # BrokenPhotoError is a ValueError.
-        except (ValueError, FileNotFoundError) as error:
+        # BrokenPhotoError is an InputError.
+        except (InputError, FileNotFoundError) as error:
             failures[item.photo] = str(error)
         else:
             readable.append(item)
     return readable
-
-
-def _encode(model: ClipModel, item: SetPhoto) -> tuple[EncodedPhoto, np.ndarray]:
-    assert item.mask is not None, "voc_photos gives every photo a mask"
-    photo = open_photo(item.photo)
-    return encode_photo(model, photo, item.classes, name=item.name), read_mask(item.mask)
 
 
 def _digest(photos: Sequence[SetPhoto]) -> str:
@@ -164,7 +157,7 @@ class _Results:
         if path.exists():
             stored = json.loads(path.read_text())
             if stored["context"] != context:
-                raise ValueError(
+                raise InputError(
                     f"{path} holds results of another run ({stored['context']}, this one is"
                     f" {context}): choose another --output"
                 )
@@ -205,98 +198,123 @@ def _write_tables(output: Path, names: Sequence[str], results: _Results, photos:
     return text
 
 
+class EncodedPhotos(Held[Pair]):
+    """Photos through the encoder, with their masks.
+
+    Those that fit are kept, on the CPU; the others pass through the encoder for every setting.
+    """
+
+    def __init__(self, model: ClipModel, photos: Sequence[SetPhoto], held_bytes: float) -> None:
+        super().__init__(len(photos), held_bytes)
+        self._model, self._photos = model, photos
+
+    def make(self, index: int) -> Pair:
+        """One photo, on the CPU."""
+        item = self._photos[index]
+        assert item.mask is not None, "voc_photos gives every photo a mask"
+        photo = encode_photo(self._model, open_photo(item.photo), item.classes, name=item.name)
+        return photo.to("cpu"), read_mask(item.mask)
+
+    def size(self, index: int, item: Pair) -> int:
+        """Its bytes."""
+        photo, mask = item
+        tensors = (photo.tokens.tokens, photo.tokens.attention, photo.attention, photo.features)
+        return sum(tensor.nbytes for tensor in tensors) + mask.nbytes
+
+    def on_device(self, indices: Iterable[int]) -> Iterator[Pair]:
+        """Some of the photos, one after the other on the model's device."""
+        for index in indices:
+            photo, mask = self[index]
+            yield photo.to(self._model.device), mask
+
+
 class _Bench:
     """Encoded photos, and what several settings share on them."""
 
-    def __init__(self, model: ClipModel, pairs: dict[str, Pairs]) -> None:
+    def __init__(self, model: ClipModel, splits: dict[str, list[SetPhoto]]) -> None:
         self._model = model
-        self._pairs = pairs
-        self._text: dict[str, Tensor] = {}
-        self._cams: dict[str, list[Any]] = {}
+        total = sum(map(len, splits.values()))
+        self._photos = {
+            name: EncodedPhotos(model, photos, HELD_BYTES * len(photos) / total)
+            for name, photos in splits.items()
+        }
+        self._text: dict[str, Prototypes] = {}
+        self._cams: dict[tuple[str, str], PhotoCAMs] = {}
 
     def run(self, setting: Setting) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Prototypes of a setting, their scores on both splits, and the counts of the photos."""
-        Z = self._text_prototypes(setting.templates)
+        text = self._text_prototypes(setting.templates)
         started = time.perf_counter()
         learned: dict[str, Any] = {}
         if setting.prototypes == "text":
-            prototypes = Z
+            rows = text.rows
         elif setting.prototypes == "modified gap":
-            features, _ = self._pixels(setting, Z, targets=False)
-            prototypes = modify_gap(features, Z, setting.shift).prototypes
+            features, _ = self._pixels(setting, text, targets=False)
+            rows = modify_gap(features, text.rows, setting.shift).prototypes
         else:
-            fit = self._fit(setting, Z)
-            prototypes = fit.prototypes
+            fit = self._fit(setting, text)
+            rows = fit.prototypes
             learned = {
                 "loss": float(fit.losses[-1]),
                 "passes": fit.passes,
                 "stop_reason": fit.stop_reason,
             }
         learned["seconds"] = time.perf_counter() - started
-        if setting.photos is None:
-            scored = self._pairs
-        else:
-            # The curve asks for the photos learned from alone.
-            learned_from = [self._pairs["train"][index] for index in self._drawn(setting)]
-            scored = {"learned": learned_from, "val": self._pairs["val"]}
+        prototypes = Prototypes(rows, VOC.labels, setting.gradcam_temperature)
+        # The curve asks for the photos learned from alone.
+        learned_from = "train" if setting.photos is None else "learned"
+        val = self._photos["val"]
+        scored = {
+            learned_from: (self._photos["train"], self._drawn(setting)),
+            "val": (val, range(len(val))),
+        }
         scores, counts = {}, {}
-        for name, pairs in scored.items():
-            found = seed_scores(
-                self._model,
-                tqdm(pairs, desc=f"score {name}", unit="photo", leave=False),
-                prototypes,
-                num_foreground=NUM_FOREGROUND,
-                temperature=setting.gradcam_temperature,
-            )._asdict()
+        for name, (photos, indices) in scored.items():
+            shown = tqdm(indices, desc=f"score {name}", unit="photo", leave=False)
+            found = seed_scores(self._model, photos.on_device(shown), prototypes)._asdict()
             for kind in ("raw", "refined"):
                 counts[f"{name}_{kind}"] = found.pop(f"{kind}_counts")
             scores[name] = found
         return {"setting": dataclasses.asdict(setting), **learned, "scores": scores}, counts
 
     def _drawn(self, setting: Setting) -> list[int]:
-        return learning_curve.drawn_photos(setting, len(self._pairs["train"]))
+        return learning_curve.drawn_photos(setting, len(self._photos["train"]))
 
-    def _text_prototypes(self, templates: str) -> Tensor:
+    def _text_prototypes(self, templates: str) -> Prototypes:
         if templates not in self._text:
-            names = [*VOC.prompts, *VOC.background]
-            self._text[templates] = text_prototypes(self._model, names, TEMPLATES[templates])
+            names = dataclasses.replace(VOC, templates=TEMPLATES[templates])
+            self._text[templates] = class_prototypes(self._model, names)
         return self._text[templates]
 
-    def _fit(self, setting: Setting, Z: Tensor) -> PrototypeFit:
-        features, targets = self._pixels(setting, Z)
-        return learn_vision_prototypes(
+    def _fit(self, setting: Setting, text: Prototypes) -> PrototypeFit:
+        features, targets = self._pixels(setting, text)
+        return fit_vision_prototypes(
             features,
-            Z,
+            text.rows,
             setting.tau_I,
             targets=targets,
-            anchor=setting.anchor,
-            solver=setting.solver,
-            lr=setting.lr,
-            constraint=setting.constraint,
-            iterations=setting.iterations,
-            tolerance=setting.tolerance,
-            regularization=setting.regularization,
-            full_output=True,
+            **{name: getattr(setting, name) for name in FIT_OPTIONS},
         )
 
     def _pixels(
-        self, setting: Setting, Z: Tensor, *, targets: bool = True
+        self, setting: Setting, text: Prototypes, *, targets: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """Features drawn from the train photos, and their targets."""
         generator = torch.Generator().manual_seed(setting.seed)
         features, rows = [], []
-        for index in self._drawn(setting):
-            photo, mask = self._pairs["train"][index]
+        indices = tqdm(self._drawn(setting), desc="pixels", unit="photo", leave=False)
+        for photo, mask in self._photos["train"].on_device(indices):
             drawn = torch.randperm(len(photo.features), generator=generator)
-            drawn = drawn[: setting.pixels_per_photo].to(Z.device)
+            drawn = drawn[: setting.pixels_per_photo].to(photo.features.device)
             features.append(photo.features[drawn])
             if targets:
-                rows.append(self._targets(setting, index, photo, mask, Z)[drawn])
+                rows.append(self._targets(setting, photo, mask, text)[drawn])
         return torch.cat(features), torch.cat(rows) if targets else None
 
     def _targets(
-        self, setting: Setting, index: int, photo: EncodedPhoto, mask: np.ndarray, Z: Tensor
+        self, setting: Setting, photo: EncodedPhoto, mask: np.ndarray, text: Prototypes
     ) -> Tensor:
+        Z = text.rows
         if setting.targets == "Eq. 5":
             return text_distribution(photo.features, Z)
         if setting.targets == "Eq. 5, present classes":
@@ -310,23 +328,13 @@ class _Bench:
             cams = torch.stack([labels == index + 1 for index in photo.classes]).float()
             cams = cams.unflatten(1, photo.tokens.grid)
         else:
-            both = self._text_cams(setting.templates, Z)[index]
+            both = self._text_cams(setting.templates, photo, text)
             cams = both.refined if setting.targets == "refined seeds" else both.raw
-        return seed_targets(
-            cams,
-            photo.classes,
-            photo.features,
-            Z,
-            num_foreground=NUM_FOREGROUND,
-            threshold=setting.threshold,
-        )
+        return seed_targets(cams, photo.classes, photo.features, text, threshold=setting.threshold)
 
-    def _text_cams(self, templates: str, Z: Tensor) -> list[Any]:
-        if templates not in self._cams:
-            self._cams[templates] = [
-                photo_cams(self._model, photo, Z, num_foreground=NUM_FOREGROUND)
-                for photo, _ in tqdm(
-                    self._pairs["train"], desc="text CAMs", unit="photo", leave=False
-                )
-            ]
-        return self._cams[templates]
+    def _text_cams(self, templates: str, photo: EncodedPhoto, text: Prototypes) -> PhotoCAMs:
+        """Made once: they are small."""
+        key = (templates, photo.name)
+        if key not in self._cams:
+            self._cams[key] = photo_cams(self._model, photo, text)
+        return self._cams[key]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from vpl_plugin.adapters.clip_es.learning import DEFAULT_ANCHOR
 from vpl_plugin.adapters.clip_es.upstream import UpstreamError, retrofit
-from vpl_plugin.adapters.clip_es.upstream_checkout import SCRIPTS
+from vpl_plugin.adapters.clip_es.upstream.checkout import SCRIPTS
+from vpl_plugin.errors import InputError
 
 __all__ = ["main"]
 
@@ -22,27 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        done = retrofit(
-            arguments.upstream,
-            model=arguments.model,
-            img_root=arguments.img_root,
-            cam_out_dir=arguments.cam_out_dir,
-            split_file=arguments.split_file,
-            dataset=arguments.dataset,
-            num_workers=arguments.num_workers,
-            tau_I=arguments.tau_I,
-            anchor=arguments.anchor,
-            threshold=arguments.threshold,
-            pixels_per_photo=arguments.pixels_per_photo or None,
-            seed=arguments.seed,
-            prototypes=arguments.prototypes,
-            traceback=arguments.traceback,
-        )
+        options = {**vars(arguments), "pixels_per_photo": arguments.pixels_per_photo or None}
+        done = retrofit(options.pop("upstream"), **options)
     except UpstreamError as error:
         hint = "" if arguments.traceback else " (where: run it again with --traceback)"
         print(f"vpl-clip-es: {error}{hint}", file=sys.stderr)
         return 1
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    except (InputError, OSError, ImportError, FloatingPointError) as error:
         print(f"vpl-clip-es: {error}", file=sys.stderr)
         return 2
     logger.info("CAMs of %d photos are in %s", done.photos, done.cam_out_dir)

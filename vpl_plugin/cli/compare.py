@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from vpl_plugin.checks import check_fraction
 from vpl_plugin.cli.ablation_tables import percent, points
-from vpl_plugin.core.checks import check_fraction
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.bootstrap import mean_iou, paired_difference
 from vpl_plugin.localization.photo_counts import PHOTO_COUNTS, PhotoCounts, read_photo_counts
 
 __all__ = ["add_arguments", "run"]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, _: Sequence[str] = ()) -> None:
     """The options of ``vpl compare``."""
     parser.add_argument(
         "runs",
@@ -70,13 +72,13 @@ def _counts(word: str) -> tuple[PhotoCounts, Tensor]:
     folder, colon, kind = word.rpartition(":")
     file = Path(folder) / PHOTO_COUNTS
     if not colon or not file.is_file():
-        raise ValueError(
+        raise InputError(
             f"runs must name FOLDER:KIND of evaluated folders, which hold {PHOTO_COUNTS};"
             f" got {word!r}"
         )
     counts = read_photo_counts(file)
     if kind not in counts.kinds:
-        raise ValueError(f"{file} has no {kind!r}; it has {', '.join(sorted(counts.kinds))}")
+        raise InputError(f"{file} has no {kind!r}; it has {', '.join(sorted(counts.kinds))}")
     return counts, counts.kinds[kind]
 
 
@@ -85,7 +87,7 @@ def _order(word: str, counts: PhotoCounts, names: tuple[str, ...]) -> list[int]:
     position = {name: index for index, name in enumerate(counts.names)}
     differing = {*names} ^ {*counts.names}
     if differing:
-        raise ValueError(
+        raise InputError(
             f"runs must be of the same photos; {word} and the first differ in {len(differing)},"
             f" such as {min(differing)}"
         )

@@ -3,106 +3,67 @@
 from __future__ import annotations
 
 import argparse
-import logging
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vpl_plugin.cli.model_options import model_source
+from vpl_plugin.adapters.photos.data_set import DATASETS, named_photos
+from vpl_plugin.adapters.pipeline.options import add_options, given_options
 
 if TYPE_CHECKING:
-    from vpl_plugin.adapters.datasets import PhotoSet
+    from vpl_plugin.adapters.photos.photo_set import PhotoSet
 
-__all__ = ["SPLIT_HELP", "add_data_arguments", "data_source", "named_photos", "split_photos"]
-
-logger = logging.getLogger(__name__)
+__all__ = [
+    "SPLIT_HELP",
+    "add_data_arguments",
+    "data_source",
+    "listed_photos",
+    "split_photos",
+]
 
 SPLIT_HELP = (
     "VOC: split file, or the name of a list in ImageSets/Segmentation; COCO: folder of photos,"
     " with FOLDER:LIST those of a label list as CLIP-ES has it; folder: a CSV with the header"
     " photo,labels"
 )
+# What these name goes into the digest of each photo's results, not into a run's settings.
+PER_PHOTO = ("split", "labels", "masks", "instances")
 
 
-def add_data_arguments(parser: argparse._ActionsContainer) -> None:
-    """What holds for every split of a data set."""
-    parser.add_argument("--dataset", choices=("voc", "coco", "folder"), required=True)
+def add_data_arguments(
+    parser: argparse._ActionsContainer, argv: Sequence[str], *, splits: bool = False
+) -> None:
+    """A data set, its folder, and the options of the one that the arguments name.
+
+    Args:
+        parser: gets the options.
+        argv: the command's arguments.
+        splits: the command names splits and masks by options of its own.
+    """
+    parser.add_argument(
+        "--dataset",
+        required=True,
+        metavar="NAME",
+        help=f"{', '.join(DATASETS)}; with -h behind it, also its own options",
+    )
     parser.add_argument(
         "--root", type=Path, required=True, help="VOC2012, COCO's folder, or a folder of photos"
     )
-    parser.add_argument(
-        "--labels",
-        choices=("annotations", "masks"),
-        default="annotations",
-        help="VOC: where the classes of a photo are read (default: annotations)",
-    )
-    parser.add_argument("--classes", help='folder: "voc", "coco", or names with commas between')
+    chosen = _chosen(argv)
+    if chosen is not None:
+        data_set = DATASETS[chosen]
+        own: Collection[str] = {*data_set.of_split(""), "masks"} if splits else ()
+        add_options(parser, data_set.photos, leave_out=("root", *own))
 
 
-def named_photos(
-    dataset: str,
-    root: Path,
-    *,
-    split: str | None = None,
-    labels: str | None = None,
-    classes: str | None = None,
-    masks: str | None = None,
-    subset: str = "train2014",
-    instances: Path | None = None,
-) -> PhotoSet:
-    """The photos of a data set that options name; an option left out takes its default.
-
-    Args:
-        dataset: "voc", "coco" or "folder".
-        root: its folder.
-        split: VOC: the split; COCO: a label list.
-        labels: VOC: "annotations" or "masks"; folder: a CSV file.
-        classes: folder: "voc", "coco", or names with commas between.
-        masks: folder of the ground truth, for VOC and COCO below ``root``; None for the data set's
-            own, if it has one.
-        subset: COCO: folder of photos.
-        instances: COCO: instance JSON.
+def listed_photos(arguments: argparse.Namespace) -> PhotoSet:
+    """The photos that the options name.
 
     Raises:
         FileNotFoundError: there is no such folder or file.
-        ValueError: it names no photo, not one photo's labels are known (the message has the most
-            frequent reasons), ``classes`` is missing, or a folder is given a split.
+        ValueError: it names no photo, or not one photo's labels are known.
     """
-    from vpl_plugin.adapters.datasets import coco_photos, folder_photos, voc_photos
-    from vpl_plugin.adapters.datasets.photo_files import skipped_files
-    from vpl_plugin.cli.class_option import class_names
-
-    if masks is not None:
-        # The data sets take another folder, or none, where the one named is not there.
-        folder = Path(masks) if dataset == "folder" else root / masks
-        if not folder.is_dir():
-            raise FileNotFoundError(f"there is no folder of ground truth {folder}")
-    if dataset == "voc":
-        photos = voc_photos(
-            root,
-            split or "train_aug",
-            labels=labels or "annotations",
-            masks=masks or "SegmentationClassAug",
-        )
-    elif dataset == "coco":
-        photos = coco_photos(
-            root, subset, instances=instances, split=split, masks=masks or "SegmentationClass"
-        )
-    else:
-        if not classes:
-            raise ValueError("--dataset folder takes --classes")
-        if split is not None:
-            raise ValueError("--dataset folder takes no --split: its photos are those of --labels")
-        photos = folder_photos(root, class_names(classes), labels, masks=masks)
-    if photos.skipped:
-        logger.info("%s: skipped %s", root, skipped_files(photos.skipped))
-    if photos.without_labels:
-        logger.info("%d photos show none of the classes and are left out", photos.without_labels)
-    if not photos.photos:
-        # VOC's labels are a word; what was asked for is a split.
-        asked = (split, labels) if dataset == "voc" else (labels, split)
-        where = next(filter(None, asked), root)
-        raise ValueError(f"{where} has no photo whose labels are known: {photos.why_empty()}")
-    return photos
+    return named_photos(arguments.dataset, arguments.root, **_options(arguments))
 
 
 def split_photos(arguments: argparse.Namespace, split: str, masks: str | None) -> PhotoSet:
@@ -117,24 +78,31 @@ def split_photos(arguments: argparse.Namespace, split: str, masks: str | None) -
         FileNotFoundError: there is no such folder or file.
         ValueError: it names no photo, or not one photo's labels are known.
     """
-    dataset, root = arguments.dataset, arguments.root
-    if dataset == "voc":
-        return named_photos(dataset, root, split=split, labels=arguments.labels, masks=masks)
-    if dataset == "coco":
-        subset, _, listed = split.partition(":")
-        return named_photos(dataset, root, split=listed or None, subset=subset, masks=masks)
-    return named_photos(dataset, root, labels=split, classes=arguments.classes, masks=masks)
+    named = DATASETS[arguments.dataset].of_split(split)
+    options = {**_options(arguments), **named, "masks": masks}
+    return named_photos(arguments.dataset, arguments.root, **options)
 
 
-def data_source(arguments: argparse.Namespace, split: str) -> dict[str, Any]:
-    """Data and model in words, as vpl-clip-es notes them in the folders of its stages."""
-    # vpl-clip-es notes what was asked for, and nothing for its default.
-    labels = {"voc": "masks" if arguments.labels == "masks" else None, "folder": split}
+def data_source(arguments: argparse.Namespace, split: str | None = None) -> dict[str, Any]:
+    """The data in words, as the stages note them in their folders."""
+    options = _options(arguments)
+    if split is not None:
+        options.update(DATASETS[arguments.dataset].of_split(split))
     return {
         "dataset": arguments.dataset,
         "root": str(arguments.root.resolve()),
-        "labels": labels.get(arguments.dataset),
-        "classes": arguments.classes,
-        "subset": split.partition(":")[0] if arguments.dataset == "coco" else None,
-        **model_source(arguments),
+        **{name: value for name, value in options.items() if name not in PER_PHOTO},
     }
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    given = given_options(arguments, DATASETS[arguments.dataset].photos)
+    return {name: value for name, value in given.items() if name != "root"}
+
+
+def _chosen(argv: Sequence[str]) -> str | None:
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--dataset")
+    chosen = first.parse_known_args(list(argv))[0].dataset
+    # An unknown one is refused where the photos are asked for.
+    return chosen if chosen in DATASETS else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,17 +23,17 @@ from vpl_plugin.adapters.clip_es import (
     photo_cams,
     seed_scores,
 )
-from vpl_plugin.adapters.prototype_files import save_prototypes
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.cli.demo_photos import DemoPhoto, demo_photos
-from vpl_plugin.cli.panels import PanelRow, save_curves, save_panel
-from vpl_plugin.clip import VOC, ClipModel, load_clip, text_prototypes
+from vpl_plugin.clip import VOC, ClipModel, class_prototypes, load_clip
 from vpl_plugin.localization import (
     SegmentationMeter,
     pseudo_mask,
     resize_cams,
     write_mask,
 )
+from vpl_plugin.plots.panels import PanelRow, save_curves, save_panel
+from vpl_plugin.prototypes import Prototypes
 
 __all__ = ["add_arguments", "run"]
 
@@ -41,7 +42,6 @@ logger = logging.getLogger(__name__)
 TAU_I = 0.03
 SOLVER = "apgd"
 THRESHOLD = 0.4
-NUM_FOREGROUND = len(VOC.labels)
 
 
 class Rendered(NamedTuple):
@@ -64,7 +64,7 @@ class ReportRow(NamedTuple):
     crf_miou: float
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, _: Sequence[str] = ()) -> None:
     """The options of ``vpl demo``."""
     parser.add_argument(
         "--output", type=Path, default=Path("vpl_demo"), help="folder to write (default: vpl_demo)"
@@ -81,17 +81,16 @@ def run(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     model = load_clip("mini", device=arguments.device)
-    Z = text_prototypes(model, [*VOC.prompts, *VOC.background])
+    text_prototypes = class_prototypes(model, VOC)
     encoded = [
         encode_photo(model, item.photo, VOC.indices(item.labels), name=item.name)
         for item in tqdm(photos, desc="encode", unit="photo")
     ]
-    fit = learn_from_photos(
+    learned, fit = learn_from_photos(
         model,
         encoded,
-        Z,
+        text_prototypes,
         TAU_I,
-        num_foreground=NUM_FOREGROUND,
         threshold=THRESHOLD,
         pixels_per_photo=None,
         solver=SOLVER,
@@ -99,15 +98,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     pairs = [(photo, item.mask) for photo, item in zip(encoded, photos, strict=True)]
     rows, rendered = [], []
-    for name, prototypes, temperature in (
-        ("text prototypes", Z, None),
-        ("vision prototypes", fit.prototypes, TAU_I),
+    for name, prototypes in (
+        ("text prototypes", text_prototypes),
+        ("vision prototypes", learned),
     ):
-        scores = seed_scores(
-            model, pairs, prototypes, num_foreground=NUM_FOREGROUND, temperature=temperature
-        )
+        scores = seed_scores(model, pairs, prototypes)
         drawn = [
-            _render(model, item, photo, prototypes, temperature, scores.refined_power)
+            _render(model, item, photo, prototypes, scores.refined_power)
             for item, photo in zip(tqdm(photos, desc=name, unit="photo"), encoded, strict=True)
         ]
         rows.append(ReportRow(name, scores, _miou(photos, drawn)))
@@ -124,18 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
         save_panel(output / f"{item.name}.png", item.photo, cams, masks)
         write_mask(output / f"{item.name}_mask.png", vision.mask)
     save_curves(output / "curves.png", fit)
-    facts = {
-        "model": model.name,
-        "classes": VOC.name,
-        "photos": [item.name for item in photos],
-        "tau_I": TAU_I,
-        "anchor": DEFAULT_ANCHOR,
-        "threshold": THRESHOLD,
-        "solver": SOLVER,
-        "loss": float(fit.losses[-1]),
-        "gap": float(fit.gaps[-1]),
-    }
-    save_prototypes(output / "prototypes.safetensors", fit.prototypes, facts)
+    learned.save(output / "prototypes.safetensors")
     report = _report(
         model=model.name,
         photos=photos,
@@ -168,13 +154,10 @@ def _render(
     model: ClipModel,
     item: DemoPhoto,
     photo: EncodedPhoto,
-    prototypes: Tensor,
-    temperature: float | None,
+    prototypes: Prototypes,
     power: float,
 ) -> Rendered:
-    cams = photo_cams(
-        model, photo, prototypes, num_foreground=NUM_FOREGROUND, temperature=temperature
-    )
+    cams = photo_cams(model, photo, prototypes)
     maps = resize_cams(cams.refined, photo.size)
     # Every pixel gets its best class: the true masks say where it is wrong.
     mask = pseudo_mask(np.asarray(item.photo), maps, photo.classes, power=power, confidence=0.0)
@@ -182,7 +165,7 @@ def _render(
 
 
 def _miou(photos: list[DemoPhoto], rendered: list[Rendered]) -> float:
-    meter = SegmentationMeter(NUM_FOREGROUND + 1)
+    meter = SegmentationMeter(len(VOC.labels) + 1)
     for item, result in zip(photos, rendered, strict=True):
         meter.update(torch.tensor(result.mask), torch.tensor(item.mask))
     return meter.compute().miou

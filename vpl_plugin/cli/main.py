@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import vpl_plugin
+from vpl_plugin.errors import InputError
 
 __all__ = ["main"]
 
@@ -16,6 +17,7 @@ COMMANDS = {
     "demo": "text against vision prototypes on photographs that packages ship",
     "cams": "CAMs and masks for a folder of your own photos",
     "ablate": "the paper's ablations (Tables 4-7) on photos with masks",
+    "run": "a stage of an adapter, such as one of an installed package of yours",
     "compare": "mIoU of several runs on the same photos, with intervals of the differences",
     "train": "phase 2: a decoder trained on pseudo-masks, the encoder frozen",
     "segment": "a trained decoder on your own photos: label maps, no image labels needed",
@@ -40,13 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=about, description=about)
         if name == chosen:
             module = importlib.import_module(f"vpl_plugin.cli.{name}")
-            module.add_arguments(command)
+            module.add_arguments(command, argv)
             command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return arguments.run(arguments)
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    except (InputError, OSError, ImportError, FloatingPointError) as error:
         print(f"vpl {arguments.command}: {error}", file=sys.stderr)
         return 2
 

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.bootstrap import iou_counts
 from vpl_plugin.localization.evaluation import (
     SegmentationScores,
     confusion_matrix,
+    error_shares,
     segmentation_scores,
 )
 from vpl_plugin.localization.ground_truth import check_shows_classes, read_truth
@@ -38,7 +40,8 @@ def score_masks(
             that counts.
 
     Returns:
-        What :func:`as_json` gives, and the number of photos; None where not one counts.
+        What :func:`as_json` gives, the number of photos, and "errors", the shares of
+        :func:`~vpl_plugin.localization.error_shares`; None where not one counts.
 
     Raises:
         ValueError: not one ground truth shows a class, which leaves the background's IoU alone.
@@ -53,7 +56,7 @@ def score_masks(
         except FileNotFoundError as error:
             failures[truth] = f"not scored: there is no {error.filename}"
             continue
-        except ValueError as error:
+        except InputError as error:
             failures[truth] = f"not scored: {error}"
             continue
         total += confusion
@@ -64,7 +67,11 @@ def score_masks(
         return None
     if not total[1:].any():
         check_shows_classes(counted, len(classes))
-    return {"photos": len(counted), **as_json(segmentation_scores(total), classes)}
+    return {
+        "photos": len(counted),
+        **as_json(segmentation_scores(total), classes),
+        "errors": error_shares(total)._asdict(),
+    }
 
 
 def as_json(scores: SegmentationScores, classes: Sequence[str]) -> dict[str, Any]:

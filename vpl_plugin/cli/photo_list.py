@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from vpl_plugin.adapters.datasets.photo_files import nearest
-from vpl_plugin.adapters.datasets.split_file import named_photo, split_lines
+from vpl_plugin.adapters.photos.photo_files import nearest
+from vpl_plugin.adapters.photos.split_file import named_photo, split_lines
+from vpl_plugin.errors import InputError
 
 __all__ = ["listed_photos"]
 
@@ -59,12 +60,12 @@ def listed_photos(listed: Path, photos: Sequence[Path], folders: Sequence[str] =
         if not named:
             missing.append(text)
         elif len(named) > 1:
-            raise ValueError(
+            raise InputError(
                 f"{listed}, line {number}: {text!r} may be"
                 f" {' or '.join(photo.as_posix() for photo in named)}: write which"
             )
         elif named[0] in found:
-            raise ValueError(f"{listed}, line {number}: photo {text!r} stands there twice")
+            raise InputError(f"{listed}, line {number}: photo {text!r} is listed twice")
         else:
             found[named[0]] = None
     if missing:

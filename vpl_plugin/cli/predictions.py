@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from tqdm import tqdm
 
 from vpl_plugin.adapters.worker_pool import run_jobs
 from vpl_plugin.cli.inference_options import InferenceSettings
-from vpl_plugin.clip.out_of_memory import is_out_of_memory
+from vpl_plugin.clip.out_of_memory import noted
 from vpl_plugin.clip.preprocess import open_photo
 from vpl_plugin.localization.crf import dense_crf
 from vpl_plugin.localization.mask_files import write_mask
@@ -90,7 +89,7 @@ def write_predictions(
         # One pool for all: starting its processes takes seconds.
         for job, result in run_jobs(_write, jobs, min(workers, len(todo)) if crf else 1):
             # The photo may have been removed or changed since it was encoded.
-            with _noted(job.wanted.photo, failures, "too large for the memory."):
+            with noted(failures, job.wanted.photo, "too large for the memory."):
                 result()
             progress.update()
 
@@ -123,27 +122,13 @@ def _encoded(
     """The photos' maps, one photo after the other; those that fail are noted and counted."""
     for item in todo:
         job = None
-        with _noted(item.photo, failures, "too large for the memory: take a (smaller) --window."):
+        with noted(failures, item.photo, "too large for the memory: take a (smaller) --window."):
             views = photo_views(segmenter, open_photo(item.photo), **settings.views())
             job = _Job(item, Views([maps.cpu() for maps in views.maps], views.size))
         if job is None:
             progress.update()
         else:
             yield job
-
-
-@contextmanager
-def _noted(photo: Path, failures: dict[Path, str], full: str) -> Iterator[None]:
-    """Notes the failure of a photo that is broken, or, with the words ``full``, too large."""
-    try:
-        yield
-    # BrokenPhotoError is a ValueError.
-    except (ValueError, FileNotFoundError) as error:
-        failures[photo] = str(error)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        failures[photo] = f"{full} {error}".strip()
 
 
 def _write(job: _Job) -> None:

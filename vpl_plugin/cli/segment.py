@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vpl_plugin.adapters.datasets import folder_photos
-from vpl_plugin.adapters.datasets.photo_files import (
+from vpl_plugin.adapters.photos.photo_files import (
     SUFFIXES,
     list_photos,
     skipped_files,
@@ -25,15 +25,15 @@ from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.cli.inference_options import add_inference_arguments, inference_settings
 from vpl_plugin.cli.mask_scores import score_masks
 from vpl_plugin.cli.model_options import add_model_arguments, load_model
-from vpl_plugin.cli.overlay import save_overlay
 from vpl_plugin.cli.photo_list import listed_photos
 from vpl_plugin.cli.predictions import Target, Wanted, write_predictions
 from vpl_plugin.clip import ClassNames, ClipModel, open_photo
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization import read_mask
 from vpl_plugin.localization.ground_truth import check_shows_classes
-from vpl_plugin.run_folder import claim_folder
+from vpl_plugin.plots.overlay import save_overlay
+from vpl_plugin.results import Results
 from vpl_plugin.segmentation.checkpoints import load_segmenter, read_checkpoint_metadata
-from vpl_plugin.segmentation.feature_cache import encoder_fingerprint
 
 __all__ = ["add_arguments", "run"]
 
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 SCORES = "scores.json"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, _: Sequence[str] = ()) -> None:
     """The options of ``vpl segment``."""
     parser.add_argument("photos", type=Path, nargs="+", help="photos, or folders of photos")
     parser.add_argument(
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         allowed = _allowed(arguments.photos, arguments.labels, classes, failures)
         photos = {relative: path for relative, path in photos.items() if path in allowed}
         if not photos:
-            raise ValueError(f"not one photo of {arguments.labels} is among those to segment")
+            raise InputError(f"not one photo of {arguments.labels} is among those to segment")
     truths = {}
     if arguments.masks is not None:
         if not arguments.masks.is_dir():
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         truths = _truths(photos, arguments.masks, failures)
         check_shows_classes(truths.values(), len(classes))
     output: Path = arguments.output
-    claim_folder(
+    Results.claim(
         output,
         {
             "checkpoint": hashlib.sha256(arguments.checkpoint.read_bytes()).hexdigest(),
@@ -130,14 +130,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_encoder(about: dict[str, Any], model: ClipModel) -> None:
     """A name alone would let an encoder of other weights through, or of another activation."""
-    noted, own = about["made_by"].get("encoder", {}), encoder_fingerprint(model)
+    noted, own = about["made_by"].get("encoder", {}), model.fingerprint()
     if noted.get("weights", own["weights"]) != own["weights"]:
-        raise ValueError(
+        raise InputError(
             f"the decoder was trained on other weights than these of {model.name!r}: say which"
             " with --model and --pretrained"
         )
     if noted.get("activation", own["activation"]) != own["activation"]:
-        raise ValueError(
+        raise InputError(
             f"the decoder was trained with {noted['activation']} in the encoder; this one of"
             f" {model.name!r} has {own['activation']}: say which with --quick-gelu or"
             " --no-quick-gelu"
@@ -170,14 +170,14 @@ def _photos(given: Sequence[Path], listed: Path | None, output: Path) -> dict[Pa
             raise FileNotFoundError(f"there is no photo or folder {path}")
         twice = [name for name in named if name in found and found[name] != named[name]]
         if twice:
-            raise ValueError(
+            raise InputError(
                 f"{found[twice[0]]} and {named[twice[0]]} would get the same name: segment them"
                 " with different --output"
             )
         found.update(named)
     if not found:
         shown = ", ".join(str(path) for path in given)
-        raise ValueError(f"there is no photo in {shown}; known are {', '.join(sorted(SUFFIXES))}")
+        raise InputError(f"there is no photo in {shown}; known are {', '.join(sorted(SUFFIXES))}")
     if listed is not None:
         names = listed_photos(listed, list(found), [path.resolve().name for path in given])
         found = {name: found[name] for name in names}
@@ -189,10 +189,10 @@ def _allowed(
 ) -> dict[Path, tuple[int, ...]]:
     """The classes of each photo that the CSV file names."""
     if len(given) != 1 or not given[0].is_dir():
-        raise ValueError("--labels takes one folder of photos, which its paths lie in")
+        raise InputError("--labels takes one folder of photos, which its paths lie in")
     listed = folder_photos(given[0], ClassNames("the decoder", classes, classes, ()), labels)
     if not listed.photos:
-        raise ValueError(f"{labels} has no photo whose labels are known: {listed.why_empty()}")
+        raise InputError(f"{labels} has no photo whose labels are known: {listed.why_empty()}")
     failures.update(listed.failures)
     return {item.photo: item.classes for item in listed.photos}
 
@@ -208,7 +208,7 @@ def _write_overlays(
         try:
             save_overlay(picture, open_photo(path), read_mask(_mask(output, relative)), classes)
         # The photo may have been removed or changed since it was segmented.
-        except (ValueError, FileNotFoundError) as error:
+        except (InputError, FileNotFoundError) as error:
             failures.setdefault(path, f"no overlay: {error}")
 
 
@@ -219,7 +219,7 @@ def _truths(photos: dict[Path, Path], masks: Path, failures: dict[Path, str]) ->
     for name, path in photos.items():
         try:
             truths[name] = truth_of(masks, name, shared=stems[name.with_suffix("")] > 1)
-        except ValueError as error:
+        except InputError as error:
             failures[path] = f"not scored: {error}"
     return truths
 

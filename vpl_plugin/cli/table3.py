@@ -8,13 +8,15 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vpl_plugin.adapters.clip_es.stages import Settings
-from vpl_plugin.adapters.datasets import PhotoSet
-from vpl_plugin.adapters.prototype_files import load_prototypes
+from vpl_plugin.adapters.clip_es.settings import Settings
+from vpl_plugin.adapters.photos.photo_set import PhotoSet
+from vpl_plugin.adapters.pipeline.run import Run
 from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.checks import check_positive
 from vpl_plugin.cli.data_options import (
     SPLIT_HELP,
     add_data_arguments,
@@ -23,15 +25,19 @@ from vpl_plugin.cli.data_options import (
 )
 from vpl_plugin.cli.inference_options import add_inference_arguments, inference_settings
 from vpl_plugin.cli.model_options import add_model_arguments, load_model
-from vpl_plugin.cli.region_plot import check_tsne, save_region_plot
 from vpl_plugin.cli.table3_decoders import decoder_name, measure_decoder
+from vpl_plugin.cli.table3_intervals import row_differences
 from vpl_plugin.cli.table3_panels import save_panels
 from vpl_plugin.cli.table3_phase1 import Phase1, run_phase1
 from vpl_plugin.cli.table3_report import markdown, table_rows
 from vpl_plugin.cli.text_options import add_text_arguments, changed_texts, own_texts
 from vpl_plugin.cli.training_options import add_training_arguments, training_settings
 from vpl_plugin.clip import ClipModel
+from vpl_plugin.distributed import Ranks
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.ground_truth import check_shows_classes
+from vpl_plugin.plots.region_plot import check_tsne, save_region_plot
+from vpl_plugin.prototypes import Prototypes
 from vpl_plugin.segmentation.examples import Example, list_examples
 from vpl_plugin.segmentation.training import train_decoder
 
@@ -41,12 +47,14 @@ logger = logging.getLogger(__name__)
 
 SUPERVISION = ("vision/masks", "vision/labels", "text/masks", "text/labels")
 TAU_I = 0.03
+# Of rows V and VI. The training's own default is 0, as RSC does not help where it was measured.
+LAMBDA_RSC = 0.1
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] = ()) -> None:
     """The options of ``vpl table3``."""
     data = parser.add_argument_group("data")
-    add_data_arguments(data)
+    add_data_arguments(data, argv, splits=True)
     data.add_argument(
         "--train", required=True, help=f"split for prototypes and decoders. {SPLIT_HELP}"
     )
@@ -88,7 +96,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     phase2.add_argument(
         "--checkpoint-every", type=int, default=500, help="iterations (default: 500)"
     )
-    add_training_arguments(phase2)
+    add_training_arguments(phase2, leave_out="lambda_rsc")
+    phase2.add_argument(
+        "--lambda-rsc",
+        type=float,
+        default=LAMBDA_RSC,
+        help="weight of regional semantic contrast in rows V and VI, above 0; the paper's is 1"
+        f" (default: {LAMBDA_RSC})",
+    )
     inference = parser.add_argument_group("inference")
     add_inference_arguments(inference)
     work = parser.add_argument_group("work")
@@ -105,10 +120,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs what is not done yet and prints the table. Returns the exit code."""
     if not arguments.no_tsne:
-        # A missing package is told now, not after hours.
+        # A missing package is reported now, not after hours.
         check_tsne()
     if len(set(arguments.seeds)) < len(arguments.seeds):
-        raise ValueError(f"--seeds must differ; got {arguments.seeds}")
+        raise InputError(f"--seeds must differ; got {arguments.seeds}")
+    check_positive("--lambda-rsc", arguments.lambda_rsc)
     photos = {
         name: split_photos(arguments, getattr(arguments, name), arguments.masks)
         for name in ("train", "val")
@@ -117,13 +133,13 @@ def run(arguments: argparse.Namespace) -> int:
     names = own_texts(of_set, arguments)
     photos = {name: split._replace(names=names) for name, split in photos.items()}
     if all(item.mask is None for item in photos["val"].photos):
-        raise ValueError("the val split has no ground truth: say where with --masks")
+        raise InputError("the val split has no ground truth: say where with --masks")
     failures: dict[Path, str] = {}
     for split in photos.values():
         truths = (item.mask for item in split.photos if item.mask)
         check_shows_classes(truths, len(split.names.labels))
         failures.update(split.failures)
-    # Asked for now, so that settings out of range are told before the work of hours.
+    # Asked for now, so that settings out of range are reported before the work of hours.
     inference_settings(arguments)
     _training(arguments, 0, rsc=True)
     try:
@@ -147,8 +163,12 @@ def _run(
     output: Path = arguments.output
     model = load_model(arguments)
     kind, folder = arguments.supervision.split("/")
-    sets = {name: (found, _phase1(arguments, name, texts)) for name, found in photos.items()}
-    phase1 = run_phase1(model, sets["train"], sets["val"], kind, failures)
+    ranks = Ranks(device=str(model.device))
+    train, val = (
+        Run(photos[name], _phase1(arguments, name, texts), model, failures, ranks)
+        for name in ("train", "val")
+    )
+    phase1 = run_phase1(train, val, kind)
     decoders: dict[str, list[Any]] = {"ce": [], "rsc": []}
     _write(arguments, photos, phase1, decoders)
     examples = _examples(photos["train"], getattr(phase1.train[kind], folder), failures)
@@ -229,16 +249,12 @@ def _decoder(
     output: Path = arguments.output
     name = decoder_name(rsc, seed)
     logger.info("decoder %s", name)
-    prototypes, _ = load_prototypes(phase1.prototypes)
-    classes = val.names.labels
     segmenter = train_decoder(
         model,
         examples,
-        prototypes,
-        len(classes),
+        Prototypes.load(phase1.prototypes),
         _training(arguments, seed, rsc=rsc),
         output / "decoders" / name,
-        classes=classes,
         cache=None if arguments.no_cache else output / "cache",
         checkpoint_every=arguments.checkpoint_every,
         workers=0 if str(model.device) == "cpu" else _workers(arguments),
@@ -270,7 +286,12 @@ def _write(
         f" for {settings.iterations} iterations of {settings.batch_size} photos on"
         f" {arguments.supervision}."
     )
-    text = markdown(phase1.figures, decoders, arguments.seeds, about)
+    of_decoders = (
+        [output / "segmentations" / decoder_name(rsc, seed) for seed in arguments.seeds[:count]]
+        for rsc, count in ((False, len(decoders["ce"])), (True, len(decoders["rsc"])))
+    )
+    differences = row_differences(phase1.val["vision"].scores.parent, *of_decoders)
+    text = markdown(phase1.figures, decoders, arguments.seeds, about, differences)
     result = {
         "settings": {
             name: str(value) if isinstance(value, Path) else value
@@ -279,6 +300,10 @@ def _write(
         },
         "training": dataclasses.asdict(settings),
         "rows": [row._asdict() for row in table_rows(phase1.figures, decoders)],
+        "differences": {
+            told: {step: difference._asdict() for step, difference in steps.items()}
+            for told, steps in differences.items()
+        },
         "phase1": phase1.figures,
         "decoders": {
             name: dict(zip(map(str, arguments.seeds), found, strict=False))

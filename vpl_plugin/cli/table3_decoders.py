@@ -20,10 +20,11 @@ from vpl_plugin.cli.inference_options import InferenceSettings
 from vpl_plugin.cli.mask_scores import score_masks
 from vpl_plugin.cli.predictions import Target, Wanted, write_predictions
 from vpl_plugin.clip import open_photo
-from vpl_plugin.clip.out_of_memory import is_out_of_memory
+from vpl_plugin.clip.out_of_memory import noted
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization import read_mask
 from vpl_plugin.localization.photo_counts import PHOTO_COUNTS, write_photo_counts
-from vpl_plugin.run_folder import claim_folder
+from vpl_plugin.results import Results
 from vpl_plugin.segmentation.checkpoints import Segmenter
 from vpl_plugin.segmentation.compactness import compactness
 from vpl_plugin.segmentation.regions import region_embeddings
@@ -84,13 +85,13 @@ def measure_decoder(
 
     Returns:
         "scores" of the kinds "free" (no image-level labels), "given" (only the photo's classes
-        allowed), "crf" and "crf_given", "compactness" (None where there are too few regions), and
-        the regions.
+        allowed), "crf" and "crf_given"; "compactness" and "centred_compactness", about the mean of
+        the regions (None where there are too few); and the regions.
     """
     kinds = {"free": (False, False), "given": (False, True)}
     if crf:
         kinds.update(crf=(True, False), crf_given=(True, True))
-    claim_folder(
+    Results.claim(
         folder,
         {
             "decoder": hashlib.sha256((decoder / DECODER_FILE).read_bytes()).hexdigest(),
@@ -114,15 +115,18 @@ def measure_decoder(
     found = [item for item in photos.photos if item.mask and item.photo not in failures]
     regions = _regions(segmenter, folder, found, failures)
     scores = _scores(folder, found, kinds, segmenter.classes, failures)
-    compact = None
+    compact: dict[bool, dict[str, Any] | None] = {False: None, True: None}
     try:
-        measured = compactness(
-            torch.from_numpy(regions.embeddings), torch.from_numpy(regions.classes)
-        )
-        compact = measured._asdict()
-    except ValueError as error:
+        for centred in compact:
+            compact[centred] = compactness(
+                torch.from_numpy(regions.embeddings),
+                torch.from_numpy(regions.classes),
+                centred=centred,
+            )._asdict()
+    except InputError as error:
         logger.warning("no compactness: %s", error)
-    return {"scores": scores, "compactness": compact}, regions
+    measured = {"compactness": compact[False], "centred_compactness": compact[True]}
+    return {"scores": scores, **measured}, regions
 
 
 def _scores(
@@ -134,7 +138,11 @@ def _scores(
 ) -> dict[str, Any]:
     file = folder / SCORES
     scores = json.loads(file.read_text()) if file.exists() else {}
-    if all(scores.get(kind, {}).get("photos") == len(photos) for kind in kinds):
+    # Scores of an earlier version lack the errors.
+    if all(
+        scores.get(kind, {}).get("photos") == len(photos) and "errors" in scores[kind]
+        for kind in kinds
+    ):
         return scores
     by_kind = {}
     for kind in kinds:
@@ -147,7 +155,7 @@ def _scores(
             counts=counts,
         )
         if scored is None:
-            raise ValueError(f"not one photo has a ground truth that fits, see {folder}")
+            raise InputError(f"not one photo has a ground truth that fits, see {folder}")
         scores[kind], by_kind[kind] = scored, torch.stack(list(counts.values()))
     # Whether a ground truth fits does not depend on the kind.
     names = [item.name for item in photos if item.mask in counts]
@@ -168,20 +176,13 @@ def _regions(
         if item.name in held:
             found[item.name] = held[item.name]
         elif item.mask is not None:
-            try:
+            with noted(failures, item.photo, "its regions do not fit in memory."):
                 rows, classes = region_embeddings(
                     segmenter, open_photo(item.photo), read_mask(item.mask)
                 )
-            except (ValueError, FileNotFoundError) as error:
-                failures[item.photo] = str(error)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                failures[item.photo] = f"its regions do not fit in memory. {error}".strip()
-            else:
                 found[item.name] = Regions(rows.numpy(), classes.numpy())
     if not found:
-        raise ValueError("not one photo of the val split has a ground truth that fits")
+        raise InputError("not one photo of the val split has a ground truth that fits")
     together = Regions(*(np.concatenate(parts) for parts in zip(*found.values(), strict=True)))
     if found.keys() != held.keys():
         with whole_file(file) as part:

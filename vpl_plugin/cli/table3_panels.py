@@ -9,13 +9,14 @@ import numpy as np
 from tqdm import tqdm
 
 from vpl_plugin.adapters.clip_es.stage_files import read_cams
-from vpl_plugin.adapters.clip_es.stages.cams import cams_file
 from vpl_plugin.adapters.datasets import SetPhoto
-from vpl_plugin.cli.panels import save_panel
 from vpl_plugin.cli.table3_decoders import mask_of
 from vpl_plugin.cli.table3_phase1 import Phase1
 from vpl_plugin.clip import open_photo
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization import cams_to_labels, read_mask, resize_cams
+from vpl_plugin.plots.panels import save_panel
+from vpl_plugin.results import Results
 
 __all__ = ["save_panels"]
 
@@ -60,13 +61,13 @@ def save_panels(
                 )
             ]
             save_panel(path, open_photo(item.photo), [], masks)
-        except (FileNotFoundError, ValueError) as error:
+        except (FileNotFoundError, InputError) as error:
             failures.setdefault(item.photo, f"not shown: {error}")
 
 
 def _seed_labels(phase1: Phase1, kind: str, item: SetPhoto) -> np.ndarray:
     """The labels that the refined CAMs were scored with."""
-    cams = read_cams(cams_file(phase1.val[kind], item.name))
+    cams = read_cams(Results(phase1.val[kind].cams).file(item.name))
     power = phase1.figures["val"][kind]["refined"]["power"]
     maps = resize_cams(cams.refined, cams.size)
     return cams_to_labels(maps, cams.classes, power).byte().cpu().numpy()

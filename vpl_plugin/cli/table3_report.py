@@ -7,6 +7,9 @@ from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from vpl_plugin.cli.ablation_tables import points
+from vpl_plugin.localization.bootstrap import Difference
+
 __all__ = ["Row", "markdown", "table_rows"]
 
 
@@ -63,15 +66,20 @@ def table_rows(phase1: Mapping[str, Any], decoders: Mapping[str, Any]) -> list[R
 
 
 def markdown(
-    phase1: Mapping[str, Any], decoders: Mapping[str, Any], seeds: Sequence[int], about: str
+    phase1: Mapping[str, Any],
+    decoders: Mapping[str, Any],
+    seeds: Sequence[int],
+    about: str,
+    differences: Mapping[str, Mapping[str, Difference]] | None = None,
 ) -> str:
-    """The table, RSC on against off, and whether the rows rise as the paper's do.
+    """The table, whether the rows rise as the paper's do, the errors, RSC on against off.
 
     Args:
         phase1: as for :func:`table_rows`.
         decoders: the same.
         seeds: of the decoders, in their order.
         about: a line on data and settings.
+        differences: of :func:`~vpl_plugin.cli.table3_intervals.row_differences`.
     """
     rows = table_rows(phase1, decoders)
     lines = [
@@ -93,6 +101,8 @@ def markdown(
         "",
         *(_order(rows, "labels given", "given"), ""),
         *(_order(rows[3:], "no labels", "free"), ""),
+        *_differences(differences or {}),
+        *_errors(decoders),
         *_rsc(decoders, seeds),
     ]
     return "\n".join(lines) + "\n"
@@ -126,6 +136,51 @@ def _order(rows: Sequence[Row], title: str, column: str) -> str:
     return f"{shown}: not the paper's order: {'; '.join(falls)}."
 
 
+def _differences(differences: Mapping[str, Mapping[str, Difference]]) -> list[str]:
+    steps = dict.fromkeys(step for found in differences.values() for step in found)
+    if not steps:
+        return []
+    cells = {
+        step: [
+            points(found[step]) if step in found else "-"
+            for found in (differences.get("free", {}), differences.get("given", {}))
+        ]
+        for step in steps
+    }
+    return [
+        "Differences of the means over the seeds in points, with 95 % intervals (paired bootstrap"
+        " over the val photos). Row III has the labels in both columns.",
+        "",
+        "| rows | no labels | labels given |",
+        "|---|---|---|",
+        *(f"| {step} | {' | '.join(pair)} |" for step, pair in cells.items()),
+        "",
+    ]
+
+
+def _errors(decoders: Mapping[str, Any]) -> list[str]:
+    """What kinds of errors the decoders make without labels."""
+    kinds = ("class_to_background", "background_to_class", "class_to_class")
+    lines = []
+    for row, name, kind in (("IV", "ce", "free"), ("V", "rsc", "free"), ("VI", "rsc", "crf")):
+        found = [one["scores"][kind].get("errors") for one in decoders.get(name, [])]
+        if found and all(found):
+            cells = (_mean([100 * one[error] for one in found], 2) for error in kinds)
+            lines.append(f"| {row} | {' | '.join(cells)} |")
+    if not lines:
+        return []
+    return [
+        "## Errors",
+        "",
+        "Wrong pixels without labels, in percent of all val pixels.",
+        "",
+        "| row | class to background | background to class | class to class |",
+        "|---|---|---|---|",
+        *lines,
+        "",
+    ]
+
+
 def _rsc(decoders: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
     """RSC off and on, a row a seed and their mean."""
     pairs = list(zip(decoders.get("ce", []), decoders.get("rsc", []), strict=False))
@@ -134,7 +189,7 @@ def _rsc(decoders: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
     columns = [
         _both(pairs, lambda one: 100 * one["scores"]["free"]["miou"]),
         *(
-            _both(pairs, lambda one, key=key: (one["compactness"] or {}).get(key))
+            _both(pairs, lambda one, key=key: (one.get("centred_compactness") or {}).get(key))
             for key in ("intra", "inter", "ratio", "silhouette")
         ),
     ]
@@ -142,10 +197,10 @@ def _rsc(decoders: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
     lines = [
         "## RSC off and on",
         "",
-        "mIoU on val without labels; cosine distances of the val regions' embeddings (true masks)"
-        " to the centroid of their class (intra, smaller is more compact) and between centroids"
-        " (inter, larger is wider apart), their ratio, and the silhouette (larger is better)."
-        " Each cell: off / on.",
+        "mIoU on val without labels; cosine distances of the val regions' embeddings (true masks),"
+        " less their mean, to the centroid of their class (intra, smaller is more compact) and"
+        " between centroids (inter, larger is wider apart), their ratio, and the silhouette"
+        " (larger is better). Each cell: off / on.",
         "",
         "| seed | mIoU | intra | inter | intra / inter | silhouette |",
         "|---|---|---|---|---|---|",

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vpl_plugin.errors import InputError
+
 if TYPE_CHECKING:
     from vpl_plugin.clip.class_names import ClassNames
 
@@ -69,7 +71,7 @@ def own_texts(names: ClassNames, arguments: argparse.Namespace) -> ClassNames:
     if arguments.background is not None:
         background = tuple(name.strip() for name in arguments.background.split(",") if name.strip())
     if not background:
-        raise ValueError("--background must hold at least one name")
+        raise InputError("--background must hold at least one name")
     templates = arguments.template or own.get("templates", names.templates)
     return dataclasses.replace(
         names,
@@ -101,38 +103,38 @@ def _prompts(words: list[str]) -> dict[str, str | tuple[str, ...]]:
     for word in words:
         label, equals, text = word.partition("=")
         if not equals or not text.strip():
-            raise ValueError(f"--prompt must be LABEL=TEXT; got {word!r}")
+            raise InputError(f"--prompt must be LABEL=TEXT; got {word!r}")
         found[label.strip()] = (*found.get(label.strip(), ()), text.strip())
     return {label: texts if len(texts) > 1 else texts[0] for label, texts in found.items()}
 
 
 def _read(file: Path) -> dict[str, Any]:
     """Prompts, background and templates of a file, those it has, with tuples for lists."""
-    from vpl_plugin.adapters.prototype_files import load_prototypes
+    from vpl_plugin.prototypes import Prototypes
 
     if file.suffix == ".safetensors":
-        _, about = load_prototypes(file)
+        about = Prototypes.load(file).about
         held = {key: about[key] for key in KEYS if key in about}
         if not held:
-            raise ValueError(f"{file} has no texts beside it: it was made before they were saved")
+            raise InputError(f"{file} says nothing of the texts it was made from")
     else:
         if not file.is_file():
             raise FileNotFoundError(f"there is no file {file}")
         try:
             held = json.loads(file.read_text(encoding="utf-8-sig"))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file} is not readable JSON: {error}") from error
+            raise InputError(f"{file} is not readable JSON: {error}") from error
         if not isinstance(held, dict) or not held or not held.keys() <= {*KEYS}:
             got = sorted(held) if isinstance(held, dict) else type(held).__name__
-            raise ValueError(f"{file} must hold an object with any of {', '.join(KEYS)}; got {got}")
+            raise InputError(f"{file} must hold an object with any of {', '.join(KEYS)}; got {got}")
     prompts = held.get("prompts", {})
     if not isinstance(prompts, dict) or not all(
         isinstance(text, str) or _is_texts(text) for text in prompts.values()
     ):
-        raise ValueError(f"{file}: prompts must hold a text, or a list of them, for each label")
+        raise InputError(f"{file}: prompts must hold a text, or a list of them, for each label")
     for key in ("background", "templates"):
         if key in held and not _is_texts(held[key]):
-            raise ValueError(f"{file}: {key} must be a list of texts; got {held[key]!r}")
+            raise InputError(f"{file}: {key} must be a list of texts; got {held[key]!r}")
     own: dict[str, Any] = {key: tuple(held[key]) for key in KEYS[1:] if key in held}
     own["prompts"] = {
         label: text if isinstance(text, str) else tuple(text) for label, text in prompts.items()

@@ -7,17 +7,17 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vpl_plugin.adapters.prototype_files import load_prototypes
 from vpl_plugin.cli.data_options import SPLIT_HELP, add_data_arguments, split_photos
 from vpl_plugin.cli.model_options import add_model_arguments, load_model
-from vpl_plugin.cli.ranks import joined_ranks
 from vpl_plugin.cli.training_options import add_training_arguments, training_settings
 from vpl_plugin.clip import open_photo
+from vpl_plugin.distributed import Ranks, joined_ranks
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization import SegmentationMeter, read_mask
 from vpl_plugin.localization.ground_truth import check_shows_classes
 from vpl_plugin.localization.mask_files import IGNORE_INDEX
+from vpl_plugin.prototypes import Prototypes
 from vpl_plugin.segmentation.checkpoints import Segmenter
-from vpl_plugin.segmentation.data_parallel import Ranks
 from vpl_plugin.segmentation.examples import Example, check_examples
 from vpl_plugin.segmentation.inference import most_likely, photo_views
 from vpl_plugin.segmentation.training import DECODER_FILE, train_decoder
@@ -26,14 +26,17 @@ __all__ = ["add_arguments", "run"]
 
 logger = logging.getLogger(__name__)
 
+# Of text prototypes, which have none of their own.
+DEFAULT_TAU_I = 0.03
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+
+def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] = ()) -> None:
     """The options of ``vpl train``."""
     data = parser.add_argument_group("data")
-    add_data_arguments(data)
+    add_data_arguments(data, argv, splits=True)
     data.add_argument("--train", required=True, help=f"split to train on. {SPLIT_HELP}")
     data.add_argument(
-        "--masks", type=Path, required=True, help="folder of pseudo-masks, NAME.png a photo"
+        "--masks", type=Path, required=True, help="folder of pseudo-masks, NAME.png per photo"
     )
     data.add_argument(
         "--prototypes", type=Path, required=True, help=".safetensors of vision prototypes"
@@ -74,24 +77,17 @@ def run(arguments: argparse.Namespace) -> int:
         failures.update(scored.failures)
         for item in scored.photos:
             if item.mask is None:
-                raise ValueError("--val takes ground truth: say where with --val-masks")
+                raise InputError("--val takes ground truth: say where with --val-masks")
             validation.append(Example(item.name, item.photo, item.mask, item.classes))
         check_examples(validation, len(scored.names.labels))
         check_shows_classes((item.mask for item in validation), len(scored.names.labels))
-    prototypes, about = load_prototypes(arguments.prototypes)
+    prototypes = Prototypes.load(arguments.prototypes)
     labels = photos.names.labels
-    if tuple(about.get("classes", labels)) != labels:
-        raise ValueError(
-            f"{arguments.prototypes} holds prototypes of other classes than {photos.names.name}'s"
-        )
-    if len(prototypes) < len(labels):
-        raise ValueError(
-            f"{arguments.prototypes} holds {len(prototypes)} prototypes for {len(labels)} classes"
-        )
+    prototypes.check_classes(labels, arguments.prototypes)
     settings = training_settings(
         arguments,
         cached=arguments.cache is not None,
-        tau_I=float(about.get("tau_I", 0.03)),
+        tau_I=prototypes.temperature or DEFAULT_TAU_I,
         seed=arguments.seed,
     )
     examples = [
@@ -111,10 +107,8 @@ def run(arguments: argparse.Namespace) -> int:
                 load_model(arguments, device=ranks.device),
                 examples,
                 prototypes,
-                len(labels),
                 settings,
                 arguments.output,
-                classes=labels,
                 cache=arguments.cache,
                 validate=_validation(validation) if validation else None,
                 validate_every=arguments.validate_every,

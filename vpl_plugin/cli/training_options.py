@@ -38,7 +38,10 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("lambda_ce", float, "weight of the cross-entropy"),
     ("lambda_rsc", float, "weight of regional semantic contrast"),
     ("tau", float, "temperature of regional semantic contrast"),
-    ("activation", str, "of its masks: relu, sigmoid, softmax or none"),
+    ("activation", str, "of its masks: relu, sigmoid, softmax, present or none"),
+    ("detach_masks", bool, "no gradient through its masks"),
+    ("centred", bool, "its cosines about the mean of the batch"),
+    ("least_area", float, "share of a crop that a class's mask must cover to count in it"),
     ("ce", str, "cross-entropy: plain, Eq. 14's, or balanced, half of it the background's"),
     ("precision", str, "float32, bfloat16 or float16 (default: by the device)"),
 )
@@ -52,9 +55,16 @@ def add_training_arguments(parser: argparse._ActionsContainer, *, leave_out: str
         leave_out: a setting that the command sets by itself.
     """
     for name, kind, about in OPTIONS:
-        if name != leave_out:
+        flag = f"--{name.replace('_', '-')}"
+        if name == leave_out:
+            continue
+        if kind is bool:
             parser.add_argument(
-                f"--{name.replace('_', '-')}",
+                flag, action=argparse.BooleanOptionalAction, help=about + _default(name)
+            )
+        else:
+            parser.add_argument(
+                flag,
                 type=kind[0] if isinstance(kind, tuple) else kind,
                 nargs="+" if isinstance(kind, tuple) else None,
                 help=about + _default(name),

@@ -3,7 +3,6 @@
 The second floor of the package: it knows files, photos and models, and nothing of CAMs.
 """
 
-from vpl_plugin.clip.checks import UnsupportedModelError
 from vpl_plugin.clip.class_names import COCO, VOC, ClassNames
 from vpl_plugin.clip.features import Photo, dense_features, pixel_batches
 from vpl_plugin.clip.load import load_clip
@@ -11,6 +10,7 @@ from vpl_plugin.clip.model import ClipModel, LastBlock, VisionTokens
 from vpl_plugin.clip.preprocess import BrokenPhotoError, open_photo, preprocess
 from vpl_plugin.clip.prompts import class_prototypes, text_prototypes
 from vpl_plugin.clip.templates import CLIP_ES, ENSEMBLE, SINGLE
+from vpl_plugin.clip.vision_tower import UnsupportedModelError
 
 __all__ = [
     "CLIP_ES",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from vpl_plugin.errors import InputError
+
 __all__ = ["uses_quick_gelu"]
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ def uses_quick_gelu(what: str, said: bool | None, why: str, asked: bool | None) 
     if said is not None:
         if asked is not None and asked != said:
             ending = ", or a name that ends in -quickgelu," if asked else ""
-            raise ValueError(
+            raise InputError(
                 f"{what}: {_NAMES[said]}, {why}; quick_gelu={asked}{ending} contradicts that"
             )
         logger.info("%s: %s, %s", what, _NAMES[said], why)

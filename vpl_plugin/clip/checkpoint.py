@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from vpl_plugin.clip.activation import uses_quick_gelu
-from vpl_plugin.clip.checks import UnsupportedModelError
 from vpl_plugin.clip.hugging_face import (
     HFConfig,
     TowerConfig,
@@ -25,7 +24,9 @@ from vpl_plugin.clip.hugging_face import (
     weight_parts,
 )
 from vpl_plugin.clip.one_line import one_line
+from vpl_plugin.clip.vision_tower import UnsupportedModelError
 from vpl_plugin.clip.weight_files import read_weight_file
+from vpl_plugin.errors import InputError
 
 __all__ = [
     "OPEN_CLIP_CONFIG",
@@ -99,7 +100,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         is_openai = is_openai or is_torchscript
     weights = _bare_names(path, stored)
     if not weights:
-        raise ValueError(f"{path} holds no state dict: no tensor with a name was found")
+        raise InputError(f"{path} holds no state dict: no tensor with a name was found")
     for name, value in weights.items():
         _check_data(path, name, value)
     is_openai = is_openai or all(name in weights for name in _NOT_WEIGHTS)
@@ -111,7 +112,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         try:
             weights = openai_names(weights)
         except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+            raise InputError(f"{path} is damaged: {error}") from error
     else:
         open_clip_config = _open_clip_config_beside(files[0])
     names = tuple(stored)[:_SHOWN]
@@ -137,16 +138,16 @@ def _open_clip_config_beside(file: Path) -> Mapping[str, Any] | None:
     config = read_json(beside)
     of_model = config.get("model_cfg") if isinstance(config, dict) else None
     if not isinstance(of_model, dict):
-        raise ValueError(f"{beside} must hold an object as model_cfg")
+        raise InputError(f"{beside} must hold an object as model_cfg")
     return of_model
 
 
 def _check_data(path: Path, name: str, value: Tensor) -> None:
     """A damaged shape may claim more numbers than the file holds, and any amount of memory."""
     if value.layout is not torch.strided or value.device.type != "cpu":
-        raise ValueError(f"{path} holds {name} as no dense tensor with data")
+        raise InputError(f"{path} holds {name} as no dense tensor with data")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise ValueError(f"{path} is damaged: {name} is larger than its data")
+        raise InputError(f"{path} is damaged: {name} is larger than its data")
 
 
 def _state_dict(content: Any) -> Mapping[str, Any]:
@@ -165,7 +166,7 @@ def _bare_names(path: Path, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         prefix = _PREFIXES.match(name)
         bare = name[prefix.end() :] if prefix else name
         if bare in weights:
-            raise ValueError(f"{path} holds {bare} more than once, under different prefixes")
+            raise InputError(f"{path} holds {bare} more than once, under different prefixes")
         weights[bare] = value
     return weights
 
@@ -233,14 +234,14 @@ def build_openai_vit(checkpoint: Checkpoint, quick_gelu: bool | None = None) -> 
         )
     missing = [name for name in _NEEDED if name not in weights]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"{source} is no CLIP ViT with OpenAI's or Hugging Face's parameter names: it has no "
             f"{', '.join(missing)}. For a checkpoint of another architecture pass the "
             f"architecture's name, and the file as pretrained{_own_names(checkpoint)}"
         )
     for name, rank in _NEEDED.items():
         if weights[name].ndim != rank or 0 in weights[name].shape:
-            raise ValueError(
+            raise InputError(
                 f"{source} is no CLIP ViT: {name} has shape {tuple(weights[name].shape)}"
             )
     sizes = _sizes(checkpoint)
@@ -271,7 +272,7 @@ def _build(source: str, sizes: dict[str, Any], *, quick_gelu: bool) -> nn.Module
         )
     # What sizes that fit no model end in: overflows and divisions by zero of several kinds.
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{source} is no CLIP ViT: {one_line(error)}") from error
+        raise InputError(f"{source} is no CLIP ViT: {one_line(error)}") from error
 
 
 def _sizes(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -285,7 +286,7 @@ def _sizes(checkpoint: Checkpoint) -> dict[str, Any]:
     }
     for tower, of_tower in (("vision", width), ("text", text_width)):
         if of_tower % heads[tower]:
-            raise ValueError(
+            raise InputError(
                 f"{checkpoint.source} is no CLIP ViT: its {tower} tower of width {of_tower} does"
                 f" not split into {heads[tower]} heads"
             )
@@ -321,7 +322,7 @@ def apply_config(model: nn.Module, config: HFConfig, source: str) -> None:
     """Sets in an open_clip model what a config.json says beyond the weights.
 
     Raises:
-        ValueError: the model's heads are others, or it cannot do what the configuration says.
+        InputError: the model's heads are others, or it cannot do what the configuration says.
     """
     from open_clip.transformer import QuickGELU
 
@@ -333,7 +334,7 @@ def apply_config(model: nn.Module, config: HFConfig, source: str) -> None:
         blocks = layers.transformer.resblocks if tower == "vision" else layers.resblocks
         for block in blocks:
             if block.attn.num_heads != of_tower.heads:
-                raise ValueError(
+                raise InputError(
                     f"{source} says {of_tower.heads} heads in its {tower} tower; the model has"
                     f" {block.attn.num_heads}"
                 )
@@ -345,7 +346,7 @@ def apply_config(model: nn.Module, config: HFConfig, source: str) -> None:
     # With CLIP's vocabulary the end of a text is the largest id, which open_clip looks for.
     if config.end_of_text is not None and config.end_of_text != parts.vocab_size - 1:
         if not hasattr(parts, "text_eos_id"):
-            raise ValueError(
+            raise InputError(
                 f"{source} ends texts with the id {config.end_of_text}: update open_clip"
             )
         parts.text_pool_type, parts.text_eos_id = "eos", config.end_of_text
@@ -361,7 +362,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Put a file's weights, and what its config.json says beyond them, into a model.
 
     Raises:
-        ValueError: names or shapes differ; the message lists the first few.
+        InputError: names or shapes differ; the message lists the first few.
     """
     check_fit(model, checkpoint)
     model.load_state_dict({name: checkpoint.weights[name] for name in model.state_dict()})
@@ -373,7 +374,7 @@ def check_fit(model: nn.Module, checkpoint: Checkpoint) -> None:
     """All of the weights and nothing else go into the model.
 
     Raises:
-        ValueError: names, shapes or kinds of numbers differ; the message lists the first few.
+        InputError: names, shapes or kinds of numbers differ; the message lists the first few.
     """
     own = model.state_dict()
     weights = checkpoint.weights
@@ -393,7 +394,7 @@ def check_fit(model: nn.Module, checkpoint: Checkpoint) -> None:
             differences.append(f"{name} of {weights[name].dtype}, which are no plain weights")
     if differences:
         shown = "; ".join(differences[:_SHOWN]) + ("; ..." if len(differences) > _SHOWN else "")
-        raise ValueError(
+        raise InputError(
             f"the weights in {checkpoint.source} do not fit the model in {len(differences)}"
             f" places: {shown}{named}"
         )

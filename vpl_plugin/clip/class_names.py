@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from vpl_plugin.clip.checks import check_names, check_templates
+from vpl_plugin.checks import check_fraction, check_names, check_templates
 from vpl_plugin.clip.templates import CLIP_ES
-from vpl_plugin.core.checks import check_fraction
+from vpl_plugin.errors import InputError
 
 __all__ = ["COCO", "VOC", "ClassNames"]
 
@@ -28,7 +28,7 @@ class ClassNames:
             around its regions, in [0, 1]. CLIP-ES takes 0.4 for VOC and 0.7 for COCO.
 
     Raises:
-        ValueError: no labels, a label twice, as many prompts as labels is not the case, a prompt
+        InputError: no labels, a label twice, as many prompts as labels is not the case, a prompt
             or background name is blank, a template has no ``{}``, or a box_threshold outside
             [0, 1].
 
@@ -49,12 +49,12 @@ class ClassNames:
 
     def __post_init__(self) -> None:
         if not self.labels:
-            raise ValueError(f"labels of {self.name!r} must hold at least one class")
+            raise InputError(f"labels of {self.name!r} must hold at least one class")
         twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
         if twice:
-            raise ValueError(f"labels of {self.name!r} name {', '.join(twice)} more than once")
+            raise InputError(f"labels of {self.name!r} name {', '.join(twice)} more than once")
         if len(self.prompts) != len(self.labels):
-            raise ValueError(
+            raise InputError(
                 f"prompts of {self.name!r} must be as many as the {len(self.labels)} labels, got "
                 f"{len(self.prompts)}"
             )
@@ -84,7 +84,7 @@ class ClassNames:
 
         Raises:
             TypeError: ``labels`` is one string.
-            ValueError: a label the data set does not know; the message names close ones.
+            InputError: a label the data set does not know; the message names close ones.
 
         Example:
             >>> VOC.indices(["cat", "aeroplane"])
@@ -100,7 +100,7 @@ class ClassNames:
                 close = [other for other in self.labels if other.casefold() == folded]
                 close = close or difflib.get_close_matches(str(label), self.labels, n=3)
                 hint = f"did you mean {' or '.join(close)}?" if close else ", ".join(self.labels)
-                raise ValueError(f"{self.name} has no class {label!r}: {hint}")
+                raise InputError(f"{self.name} has no class {label!r}: {hint}")
             found.append(position[label])
         return found
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.clip.preprocess import PixelArray, open_photo
+from vpl_plugin.errors import InputError
 
 __all__ = ["Photo", "dense_features", "pixel_batches"]
 
@@ -33,7 +34,7 @@ def pixel_batches(
         photos in the order given.
 
     Raises:
-        ValueError: ``batch_size`` is not positive.
+        InputError: ``batch_size`` is not positive.
         FileNotFoundError, BrokenPhotoError: on reaching a path that is no photo.
 
     Example:
@@ -45,7 +46,7 @@ def pixel_batches(
         [(2, 3, 32, 32), (1, 3, 32, 48)]
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size must be positive, got {batch_size}")
+        raise InputError(f"batch_size must be positive, got {batch_size}")
     return _pixel_batches(model, photos, batch_size)
 
 
@@ -69,16 +70,14 @@ def dense_features(
 
     Args:
         model: encodes the photos.
-        photos: PIL images, arrays (H, W, 3) of uint8, or paths.
-        batch_size: the most photos encoded together, and in memory.
+        photos, batch_size: see :func:`pixel_batches`.
 
     Returns:
         For each photo in turn (P, D), unit rows on the model's device: its P = h * w patches in
         row-major order, where h and w are the photo's sides over the patch size, rounded up.
 
     Raises:
-        ValueError: ``batch_size`` is not positive.
-        FileNotFoundError, BrokenPhotoError: on reaching a path that is no photo.
+        As :func:`pixel_batches`.
 
     Example:
         >>> import numpy as np

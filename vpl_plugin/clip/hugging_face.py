@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vpl_plugin.clip.checks import UnsupportedModelError
 from vpl_plugin.clip.one_line import one_line
+from vpl_plugin.clip.vision_tower import UnsupportedModelError
+from vpl_plugin.errors import InputError
 
 __all__ = [
     "HFConfig",
@@ -97,7 +98,7 @@ def parse_config(config: Any, where: str) -> HFConfig:
 
     Raises:
         UnsupportedModelError: it describes another model than a CLIP.
-        ValueError: it does not hold what a CLIP's holds.
+        InputError: it does not hold what a CLIP's holds.
 
     Example:
         >>> config = {"model_type": "clip", "text_config": {}, "vision_config": {}}
@@ -106,7 +107,7 @@ def parse_config(config: Any, where: str) -> HFConfig:
     """
     kind = config.get("model_type") if isinstance(config, Mapping) else None
     if kind is None:
-        raise ValueError(f"{where} is no configuration of a model: it has no model_type")
+        raise InputError(f"{where} is no configuration of a model: it has no model_type")
     if kind != "clip":
         raise UnsupportedModelError(
             f"{where} describes a model of type {kind!r}; of Hugging Face's models only CLIP"
@@ -124,7 +125,7 @@ def _section(config: Mapping[str, Any], name: str, where: str) -> dict[str, Any]
     # Older files hold what they set themselves once more, and transformers prefers it.
     own = config.get(f"{name}_config_dict") or {}
     if not isinstance(section, Mapping) or not isinstance(own, Mapping):
-        raise ValueError(f"{where} must hold an object as {name}_config")
+        raise InputError(f"{where} must hold an object as {name}_config")
     return {**section, **own}
 
 
@@ -135,12 +136,12 @@ def _tower(config: Mapping[str, Any], name: str, where: str) -> TowerConfig:
     activation = section.get("hidden_act", "quick_gelu")
     epsilon = section.get("layer_norm_eps", 1e-5)
     if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
-        raise ValueError(f"{where}: num_attention_heads must be 1 or more, got {heads!r}")
+        raise InputError(f"{where}: num_attention_heads must be 1 or more, got {heads!r}")
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         known = " or ".join(map(repr, _ACTIVATIONS))
-        raise ValueError(f"{where}: hidden_act must be {known}, got {activation!r}")
+        raise InputError(f"{where}: hidden_act must be {known}, got {activation!r}")
     if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 <= epsilon < 1:
-        raise ValueError(f"{where}: layer_norm_eps must lie in [0, 1), got {epsilon!r}")
+        raise InputError(f"{where}: layer_norm_eps must lie in [0, 1), got {epsilon!r}")
     return TowerConfig(heads, _ACTIVATIONS[activation], float(epsilon))
 
 
@@ -149,7 +150,7 @@ def config_beside(weights: Path) -> HFConfig | None:
 
     Raises:
         UnsupportedModelError: it describes another model than a CLIP.
-        ValueError: it cannot be read, or does not hold what a CLIP's holds.
+        InputError: it cannot be read, or does not hold what a CLIP's holds.
     """
     file = weights.parent / CONFIG
     if not file.is_file():
@@ -173,7 +174,7 @@ def _channels(value: Any, key: str, file: Path) -> tuple[float, ...] | None:
         isinstance(number, (int, float)) and not isinstance(number, bool) for number in value
     )
     if not numbers or len(value) != 3 or (key == "image_std" and min(value) <= 0):
-        raise ValueError(f"{file}: {key} must be three numbers, above 0 for image_std; got {value}")
+        raise InputError(f"{file}: {key} must be three numbers, above 0 for image_std; got {value}")
     return tuple(map(float, value))
 
 
@@ -186,7 +187,7 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not readable JSON: {error}") from error
+        raise InputError(f"{file} is not readable JSON: {error}") from error
 
 
 def weight_parts(folder: Path) -> list[Path]:
@@ -194,7 +195,7 @@ def weight_parts(folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: there are none.
-        ValueError: the list of the parts is broken.
+        InputError: the list of the parts is broken.
     """
     file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if file is None:
@@ -208,7 +209,7 @@ def weight_parts(folder: Path) -> list[Path]:
     names = list(parts.values()) if isinstance(parts, dict) else []
     # A name with a folder in it could lead anywhere.
     if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
-        raise ValueError(f"{file} must name the files beside it as weight_map")
+        raise InputError(f"{file} must name the files beside it as weight_map")
     return [folder / name for name in dict.fromkeys(names)]
 
 
@@ -219,7 +220,7 @@ def openai_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     counterpart keeps its name.
 
     Raises:
-        ValueError: parts that belong together differ in shape.
+        InputError: parts that belong together differ in shape.
 
     Example:
         >>> import torch
@@ -251,7 +252,7 @@ def openai_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         shapes = {tuple(part.shape) for part in of_block.values()}
         if len(of_block) < 3 or len(shapes) > 1 or () in shapes:
             held = {which: tuple(part.shape) for which, part in sorted(of_block.items())}
-            raise ValueError(f"{name} takes q, k and v of one shape; the weights hold {held}")
+            raise InputError(f"{name} takes q, k and v of one shape; the weights hold {held}")
         renamed[name] = torch.cat([of_block[which] for which in "qkv"])
     return renamed
 
@@ -297,7 +298,7 @@ def fetch_folder(repository: str) -> Path:
         ConnectionError: the hub cannot be reached and the cache does not hold the model, or the
             hub has no such model, or not for everyone.
         UnsupportedModelError: the model is no CLIP; its weights are not downloaded then.
-        ValueError: its configuration cannot be read.
+        InputError: its configuration cannot be read.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
@@ -338,12 +339,12 @@ def folder_tokenizer(source: str, context: int) -> Callable[[list[str]], Tensor]
 
     Raises:
         ImportError: transformers is not installed.
-        ValueError: there is no tokenizer.
+        InputError: there is no tokenizer.
     """
     folder = Path(source)
     # Of a folder without one transformers makes an empty tokenizer.
     if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZERS):
-        raise ValueError(
+        raise InputError(
             f"there is no tokenizer in {source}: none of {', '.join(_TOKENIZERS)}. Its vocabulary"
             " is not CLIP's: pass tokenizer="
         )
@@ -357,7 +358,7 @@ def folder_tokenizer(source: str, context: int) -> Callable[[list[str]], Tensor]
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:
-        raise ValueError(f"there is no tokenizer in {source}: {one_line(error)}") from error
+        raise InputError(f"there is no tokenizer in {source}: {one_line(error)}") from error
 
     def tokenize(texts: list[str]) -> Tensor:
         rows = tokenizer(

@@ -30,6 +30,7 @@ from vpl_plugin.clip.open_clip_models import (
 )
 from vpl_plugin.clip.tokenizer import CLIP_VOCABULARY
 from vpl_plugin.clip.weight_files import looks_like_weights
+from vpl_plugin.errors import InputError
 
 __all__ = ["load_clip"]
 
@@ -90,7 +91,7 @@ def load_clip(
         FileNotFoundError: there is no such file.
         ConnectionError: weights are to be downloaded, and cannot be.
         UnsupportedModelError: the vision tower is no plain vision transformer. It is a TypeError
-            and a ValueError.
+            and an InputError.
         TypeError: ``name_or_path`` is something else than listed.
         ValueError: an unknown name or tag, a file that cannot be read or does not fit,
             ``pretrained`` beside anything but an open_clip name, ``quick_gelu`` against what the
@@ -189,19 +190,19 @@ def _check_device(device: torch.device | str) -> None:
         torch.empty(0, device=device)
     # A torch without CUDA asserts that it has it.
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {str(device)!r} cannot be used here: {error}") from error
+        raise InputError(f"device {str(device)!r} cannot be used here: {error}") from error
 
 
 def _refuse_pretrained(pretrained: object, what: str) -> None:
     if pretrained is not None:
-        raise ValueError(
+        raise InputError(
             f"pretrained goes with the name of an open_clip model; got {pretrained!r} beside {what}"
         )
 
 
 def _refuse_quick_gelu(quick_gelu: bool | None, what: str) -> None:
     if quick_gelu is not None:
-        raise ValueError(
+        raise InputError(
             "quick_gelu goes with the name of a model or with a file of weights; got"
             f" quick_gelu={quick_gelu} beside {what}, which has its activation"
         )

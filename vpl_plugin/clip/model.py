@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,11 +11,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from vpl_plugin.clip.checks import check_blocks, check_pixels, check_texts
+from vpl_plugin.checks import check_blocks
 from vpl_plugin.clip.pooled_block import PooledBlock
 from vpl_plugin.clip.preprocess import CLIP_MEAN, CLIP_STD, PixelArray, normalise, preprocess
 from vpl_plugin.clip.tokenizer import ClipTokenizer
 from vpl_plugin.clip.vision_tower import VisionTower
+from vpl_plugin.errors import InputError
 
 __all__ = ["ClipModel", "LastBlock", "VisionTokens"]
 
@@ -77,7 +79,7 @@ class ClipModel:
 
     Raises:
         UnsupportedModelError: the vision tower is no plain vision transformer.
-        ValueError: ``tokenizer`` is missing and the model does not use CLIP's vocabulary.
+        InputError: ``tokenizer`` is missing and the model does not use CLIP's vocabulary.
 
     Example:
         >>> from vpl_plugin.clip import load_clip
@@ -128,6 +130,28 @@ class ClipModel:
         """What the vision tower computes in."""
         return self._tower.dtype
 
+    def fingerprint(self) -> dict[str, str]:
+        """What of the encoder its features depend on.
+
+        Returns:
+            "name", "dtype" (what it computes in), "weights" (a digest of its vision tower's) and
+            "activation" (its vision tower's).
+        """
+        digest = hashlib.sha256()
+        visual: Any = self.module.visual
+        for name, value in sorted(visual.state_dict().items()):
+            digest.update(name.encode())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+        # The same weights run with either, and only one of them is right.
+        kinds = {type(layer).__name__ for layer in visual.modules()} & {"GELU", "QuickGELU"}
+        return {
+            "name": self.name,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "weights": digest.hexdigest()[:16],
+            "activation": " and ".join(sorted(kinds)),
+        }
+
     def to(self, device: torch.device | str) -> ClipModel:
         """Move the model, in place as ``nn.Module.to`` does, and return it."""
         self.module.to(device)
@@ -161,9 +185,9 @@ class ClipModel:
 
         Raises:
             TypeError: ``texts`` is one string, or holds something else than strings.
-            ValueError: ``texts`` is empty.
+            InputError: ``texts`` is empty.
         """
-        check_texts(texts)
+        _check_texts(texts)
         encoder: Any = self.module
         rows = []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
@@ -193,12 +217,12 @@ class ClipModel:
 
         Raises:
             TypeError: ``pixels`` is no floating-point tensor.
-            ValueError: ``pixels`` has another shape, sides that are no multiple of the patch
+            InputError: ``pixels`` has another shape, sides that are no multiple of the patch
                 size, or is on another device; ``attention_blocks`` is negative.
         """
-        check_pixels(pixels, self.patch_size, self.device)
+        _check_pixels(pixels, self.patch_size, self.device)
         if attention_blocks < 0:
-            raise ValueError(f"attention_blocks must be 0 or more, got {attention_blocks}")
+            raise InputError(f"attention_blocks must be 0 or more, got {attention_blocks}")
         grid = (pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)
         tokens = self._tower.embed(pixels, position_dtype)
         before_last = len(self._tower.blocks) - 1
@@ -286,7 +310,7 @@ class ClipModel:
 
         Raises:
             TypeError: ``pixels`` is no floating-point tensor, or a block no whole number.
-            ValueError: ``pixels`` has another shape, sides that are no multiple of the patch
+            InputError: ``pixels`` has another shape, sides that are no multiple of the patch
                 size, or is on another device; a block does not exist, or they do not ascend.
 
         Example:
@@ -295,7 +319,7 @@ class ClipModel:
             >>> model.block_tokens(torch.zeros(1, 3, 32, 48), (0, -1)).shape
             torch.Size([1, 2, 6, 192])
         """
-        check_pixels(pixels, self.patch_size, self.device)
+        _check_pixels(pixels, self.patch_size, self.device)
         wanted = check_blocks(blocks, self.depth)
         tokens = self._tower.embed(pixels, None)
         levels = []
@@ -326,7 +350,7 @@ class ClipModel:
 
         Raises:
             TypeError: ``pixels`` is no floating-point tensor.
-            ValueError: ``pixels`` has another shape, sides that are no multiple of the patch
+            InputError: ``pixels`` has another shape, sides that are no multiple of the patch
                 size, or is on another device.
         """
         tokens = self.tokens_before_last_block(pixels, attention_blocks=0).tokens
@@ -340,3 +364,31 @@ def _normalisation(visual: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean = getattr(visual, "image_mean", None) or CLIP_MEAN
     std = getattr(visual, "image_std", None) or CLIP_STD
     return tuple(mean), tuple(std)
+
+
+def _check_pixels(pixels: Tensor, patch_size: int, device: torch.device) -> None:
+    """A batch of normalised photos whose sides are multiples of the patch size."""
+    if not isinstance(pixels, Tensor) or not pixels.is_floating_point():
+        got = pixels.dtype if isinstance(pixels, Tensor) else type(pixels).__qualname__
+        raise TypeError(f"pixels must be a floating-point tensor (B, 3, H, W), got {got}")
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
+        raise InputError(f"pixels must be of shape (B, 3, H, W), got {tuple(pixels.shape)}")
+    height, width = pixels.shape[-2:]
+    if height % patch_size or width % patch_size:
+        raise InputError(
+            f"pixels are {height} x {width} (height x width), and each side must be a multiple of "
+            f"the patch size {patch_size}; preprocess(photo, patch_size={patch_size}) resizes so"
+        )
+    if pixels.device != device:
+        raise InputError(f"pixels are on {pixels.device} and the model is on {device}")
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    """At least one text, and texts only."""
+    if isinstance(texts, str):
+        raise TypeError(f"texts must be a sequence of strings, got the one string {texts!r}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"texts must hold strings, got {text!r}")
+    if len(texts) == 0:
+        raise InputError("texts must not be empty")

@@ -22,9 +22,10 @@ from vpl_plugin.clip.checkpoint import (
     native_side,
     read_checkpoint,
 )
-from vpl_plugin.clip.checks import UnsupportedModelError
 from vpl_plugin.clip.one_line import one_line
+from vpl_plugin.clip.vision_tower import UnsupportedModelError
 from vpl_plugin.clip.weight_files import looks_like_weights
+from vpl_plugin.errors import InputError
 
 __all__ = [
     "SCHEMAS",
@@ -112,13 +113,13 @@ def load_named(
     name = name.replace("/", "-")
     architecture = name if name in known else name.removesuffix(_QUICK_GELU)
     if architecture not in known:
-        raise ValueError(_unknown_model(name, known))
+        raise InputError(_unknown_model(name, known))
     config = open_clip.get_model_config(architecture)
     _check_architecture(name, config["vision_cfg"])
     own = bool(config.get("quick_gelu"))
     if own or name.endswith(_QUICK_GELU):
         if quick_gelu is False:
-            raise ValueError(
+            raise InputError(
                 f"quick_gelu=False contradicts the name {name}, which stands for QuickGELU"
             )
         quick_gelu = True
@@ -160,7 +161,7 @@ def load_named(
         )
         load_weights(module, checkpoint)
     else:
-        raise ValueError(
+        raise InputError(
             f"pretrained {pretrained!r} is no file and no tag of {name}, whose tags are "
             f"{', '.join(tags) or 'none'}"
         )
@@ -224,7 +225,7 @@ def _open_clip_errors(what: str, remedy: str) -> Iterator[None]:
             raise ConnectionError(
                 f"{what} cannot be downloaded ({one_line(chain[-1])}). {remedy}"
             ) from error
-        raise ValueError(f"open_clip cannot load {what}: {one_line(error)}") from error
+        raise InputError(f"open_clip cannot load {what}: {one_line(error)}") from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

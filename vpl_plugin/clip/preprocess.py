@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vpl_plugin.errors import InputError
+
 __all__ = [
     "CLIP_MEAN",
     "CLIP_STD",
@@ -47,7 +49,7 @@ _SIDEWAYS = 5
 _HEADER_TELLS = frozenset({"JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "PPM", "JPEG2000"})
 
 
-class BrokenPhotoError(ValueError):
+class BrokenPhotoError(InputError):
     """A file that is no photo, or only part of one."""
 
 
@@ -145,7 +147,7 @@ def preprocess(
 
     Raises:
         TypeError: ``photo`` is neither a PIL image nor an array of uint8.
-        ValueError: the array is not of shape (H, W, 3), the image has more than 8 bits a
+        InputError: the array is not of shape (H, W, 3), the image has more than 8 bits a
             channel, or the patch size is not positive.
 
     Example:
@@ -154,7 +156,7 @@ def preprocess(
         torch.Size([3, 32, 64])
     """
     if patch_size < 1:
-        raise ValueError(f"patch_size must be positive, got {patch_size}")
+        raise InputError(f"patch_size must be positive, got {patch_size}")
     image = _as_rgb(photo)
     width, height = (-(-side // patch_size) * patch_size for side in image.size)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -196,7 +198,7 @@ def _channels(mean: tuple[float, ...], std: tuple[float, ...], device: torch.dev
 def _to_rgb(photo: Image.Image) -> Image.Image:
     # Pillow would clip the values of these to 255 without a word.
     if photo.mode == "F" or photo.mode.startswith("I"):
-        raise ValueError(
+        raise InputError(
             f"photo has the mode {photo.mode!r} with more than 8 bits a channel; make it 8"
         )
     return photo.convert("RGB")
@@ -209,5 +211,5 @@ def _as_rgb(photo: Image.Image | PixelArray) -> Image.Image:
         got = f"an array of {photo.dtype}" if isinstance(photo, np.ndarray) else repr(type(photo))
         raise TypeError(f"photo must be a PIL image or an array (H, W, 3) of uint8, got {got}")
     if photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
-        raise ValueError(f"photo must be an array of shape (H, W, 3), got {photo.shape}")
+        raise InputError(f"photo must be an array of shape (H, W, 3), got {photo.shape}")
     return Image.fromarray(photo)

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vpl_plugin.clip.checks import check_names, check_templates
+from vpl_plugin.checks import check_names, check_templates
 from vpl_plugin.clip.class_names import ClassNames
 from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.clip.templates import CLIP_ES
+from vpl_plugin.prototypes import Prototypes
 
 __all__ = ["class_prototypes", "text_prototypes"]
 
@@ -36,7 +37,7 @@ def text_prototypes(
 
     Raises:
         TypeError: ``names`` or ``templates`` is one string.
-        ValueError: there are no names or templates, a name is blank, a class has no synonym, or
+        InputError: there are no names or templates, a name is blank, a class has no synonym, or
             a template has no ``{}``.
 
     Example:
@@ -57,7 +58,7 @@ def text_prototypes(
     return F.normalize(torch.stack([of_class.mean(dim=0) for of_class in classes]), dim=-1)
 
 
-def class_prototypes(model: ClipModel, names: ClassNames) -> Tensor:
+def class_prototypes(model: ClipModel, names: ClassNames) -> Prototypes:
     """Text prototypes of a data set's classes and of its background names, with its templates.
 
     Args:
@@ -65,11 +66,14 @@ def class_prototypes(model: ClipModel, names: ClassNames) -> Tensor:
         names: N classes and M background names.
 
     Returns:
-        (N + M, D) float32, unit rows, the classes' first, on the model's device.
+        (N + M, D) float32, unit rows, on the model's device, with the texts they were made of.
 
     Example:
         >>> from vpl_plugin.clip import VOC, load_clip
-        >>> class_prototypes(load_clip("mini", device="cpu"), VOC).shape
-        torch.Size([45, 256])
+        >>> text = class_prototypes(load_clip("mini", device="cpu"), VOC)
+        >>> text.rows.shape, text.num_foreground
+        (torch.Size([45, 256]), 20)
     """
-    return text_prototypes(model, [*names.prompts, *names.background], names.templates)
+    rows = text_prototypes(model, [*names.prompts, *names.background], names.templates)
+    about = {"kind": "text", "model": model.name, **names.texts()}
+    return Prototypes(rows, names.labels, about=about)

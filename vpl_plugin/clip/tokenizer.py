@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vpl_plugin.errors import InputError
+
 __all__ = ["ClipTokenizer"]
 
 CLIP_VOCABULARY = 49408
@@ -38,12 +40,12 @@ class ClipTokenizer:
         """The tokenizer of a model that uses CLIP's vocabulary.
 
         Raises:
-            ValueError: the model uses another vocabulary.
+            InputError: the model uses another vocabulary.
         """
         text: Any = getattr(model, "text", model)
         vocabulary = getattr(text, "vocab_size", None)
         if vocabulary != CLIP_VOCABULARY:
-            raise ValueError(
+            raise InputError(
                 f"tokenizer is needed: the model's vocabulary has {vocabulary} entries and CLIP's "
                 f"{CLIP_VOCABULARY}. Pass tokenizer=, for open_clip what "
                 "open_clip.get_tokenizer(name) returns."

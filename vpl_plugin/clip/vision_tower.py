@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vpl_plugin.clip.attention import self_attention, self_attention_with_map
-from vpl_plugin.clip.checks import UnsupportedModelError
 from vpl_plugin.clip.pooled_block import PooledBlock
+from vpl_plugin.errors import InputError
 
-__all__ = ["VisionTower", "resize_positions"]
+__all__ = ["UnsupportedModelError", "VisionTower", "resize_positions"]
 
 _SUPPORTED = (
     "Supported are plain vision transformers: open_clip's VisionTransformer without attentional "
@@ -76,6 +76,13 @@ def add_attention(block: Any, x: Tensor, attended: Tensor) -> Tensor:
 def _layer_scale(block: Any, name: str, x: Tensor) -> Tensor:
     scale = getattr(block, name, None)
     return x if scale is None else scale(x)
+
+
+class UnsupportedModelError(InputError, TypeError):
+    """The model is none whose vision tower is a plain vision transformer.
+
+    A TypeError for who passes an object, an InputError for who passes a name.
+    """
 
 
 class VisionTower:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from vpl_plugin.clip.one_line import one_line
+from vpl_plugin.errors import InputError
 
 __all__ = ["WeightFile", "looks_like_weights", "read_weight_file"]
 
@@ -63,7 +64,7 @@ def read_weight_file(path: Path) -> WeightFile:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is empty, truncated or damaged, is something else (a git-lfs pointer,
+        InputError: the file is empty, truncated or damaged, is something else (a git-lfs pointer,
             a web page, text), or holds pickled objects, which are never run.
         MemoryError: it does not fit into the memory.
     """
@@ -80,7 +81,7 @@ def read_weight_file(path: Path) -> WeightFile:
             return WeightFile(_read_safetensors(path, size), False)
         if head.startswith(_ZIP) and not zipfile.is_zipfile(path):
             # The list of a zip archive's members lies at its end.
-            raise ValueError("its end is missing, so it is truncated: copy or download it again")
+            raise InputError("its end is missing, so it is truncated: copy or download it again")
         if _is_torchscript(path):
             with warnings.catch_warnings():
                 # torch deprecates the format, in which OpenAI's files nevertheless come.
@@ -92,25 +93,25 @@ def read_weight_file(path: Path) -> WeightFile:
     except MemoryError:
         raise
     except pickle.UnpicklingError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} holds other Python objects than tensors, or is damaged. Such objects could "
             "run code and are not loaded: save the model's state_dict() instead"
         ) from error
     # The readers raise errors of their own for damaged files, safetensors one that is
     # derived from Exception only.
     except Exception as error:
-        raise ValueError(f"cannot read weights from {path}: {one_line(error)}") from error
+        raise InputError(f"cannot read weights from {path}: {one_line(error)}") from error
 
 
 def _refuse_impostor(path: Path, head: bytes) -> None:
     if not head:
-        raise ValueError(f"{path} is empty: copy or download it again")
+        raise InputError(f"{path} is empty: copy or download it again")
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for start, what in _IMPOSTORS:
         if text.startswith(start):
-            raise ValueError(f"{path} {what}")
+            raise InputError(f"{path} {what}")
     if path.suffix == ".safetensors" and not head.startswith((_ZIP, _PICKLE)):
-        raise ValueError(
+        raise InputError(
             f"cannot read weights from {path}: it does not begin as a safetensors file does, so it"
             " is damaged or another file"
         )
@@ -146,7 +147,7 @@ def _refuse_truncated(path: Path, size: int) -> None:
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 return
     if expected > size:
-        raise ValueError(f"it is truncated, {size} bytes of {expected}: copy or download it again")
+        raise InputError(f"it is truncated, {size} bytes of {expected}: copy or download it again")
 
 
 def _is_torchscript(path: Path) -> bool:

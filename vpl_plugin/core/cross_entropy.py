@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vpl_plugin.core.loss_checks import check_maps, check_pseudo_masks
+from vpl_plugin.checks import (
+    check_ignore_index,
+    check_maps,
+    check_same_device,
+    describe,
+    is_integer,
+)
+from vpl_plugin.errors import InputError
 
-__all__ = ["CROSS_ENTROPIES", "CrossEntropy", "balanced_cross_entropy", "plain_cross_entropy"]
-
-
-class CrossEntropy(Protocol):
-    """Maps and pseudo-masks to a loss."""
-
-    def __call__(self, logits: Tensor, pseudo_masks: Tensor, *, ignore_index: int = 255) -> Tensor:
-        """The loss of a batch, 0-d."""
+__all__ = ["CROSS_ENTROPIES", "balanced_cross_entropy", "plain_cross_entropy"]
 
 
 def plain_cross_entropy(logits: Tensor, pseudo_masks: Tensor, *, ignore_index: int = 255) -> Tensor:
@@ -36,16 +36,16 @@ def plain_cross_entropy(logits: Tensor, pseudo_masks: Tensor, *, ignore_index: i
 
     Raises:
         TypeError: an input is not a tensor of the right kind.
-        ValueError: shapes do not fit, devices differ, or ignore_index is a class's.
+        InputError: shapes do not fit, devices differ, or ignore_index is a class's.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]]).reshape(1, 2, 1, 3)
         >>> plain_cross_entropy(logits, torch.tensor([[[0, 0, 1]]]))
         tensor(0.5044)
     """
-    total, targets = _cross_entropy(logits, pseudo_masks, ignore_index, "sum")
-    # Torch's own mean is 0 / 0 where every pixel is ignored.
-    return total / (targets != ignore_index).sum().clamp_min(1)
+    check_maps("logits", logits, "C")
+    check_pseudo_masks(pseudo_masks, logits, ignore_index)
+    return _plain(logits, pseudo_masks, ignore_index)
 
 
 def balanced_cross_entropy(
@@ -73,13 +73,25 @@ def balanced_cross_entropy(
 
     Raises:
         TypeError: an input is not a tensor of the right kind.
-        ValueError: shapes do not fit, devices differ, or ignore_index is a class's.
+        InputError: shapes do not fit, devices differ, or ignore_index is a class's.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]]).reshape(1, 2, 1, 3)
         >>> balanced_cross_entropy(logits, torch.tensor([[[0, 0, 1]]]))
         tensor(0.5516)
     """
+    check_maps("logits", logits, "C")
+    check_pseudo_masks(pseudo_masks, logits, ignore_index)
+    return _balanced(logits, pseudo_masks, ignore_index)
+
+
+def _plain(logits: Tensor, pseudo_masks: Tensor, ignore_index: int) -> Tensor:
+    total, targets = _cross_entropy(logits, pseudo_masks, ignore_index, "sum")
+    # Torch's own mean is 0 / 0 where every pixel is ignored.
+    return total / (targets != ignore_index).sum().clamp_min(1)
+
+
+def _balanced(logits: Tensor, pseudo_masks: Tensor, ignore_index: int) -> Tensor:
     pixels, targets = _cross_entropy(logits, pseudo_masks, ignore_index, "none")
     background = targets == 0
     foreground = ~background & (targets != ignore_index)
@@ -90,21 +102,35 @@ def balanced_cross_entropy(
     return means.sum() / (counts > 0).sum().clamp_min(1)
 
 
-CROSS_ENTROPIES: dict[str, CrossEntropy] = {
-    "plain": plain_cross_entropy,
-    "balanced": balanced_cross_entropy,
+CROSS_ENTROPIES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "plain": _plain,
+    "balanced": _balanced,
 }
-"""The cross-entropies of Eq. 14, by name."""
+"""The cross-entropies of Eq. 14 by name, of maps, pseudo-masks and ignore_index known to fit."""
 
 
 def _cross_entropy(
     logits: Tensor, pseudo_masks: Tensor, ignore_index: int, reduction: str
 ) -> tuple[Tensor, Tensor]:
     """Torch's cross-entropy, 0 at pixels without a label, and the targets as int64."""
-    check_maps("logits", logits, "C")
-    check_pseudo_masks(pseudo_masks, logits, ignore_index)
     targets = pseudo_masks.long()
     with torch.autocast(logits.device.type, enabled=False):
         maps = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = F.cross_entropy(maps, targets, ignore_index=ignore_index, reduction=reduction)
     return loss, targets
+
+
+def check_pseudo_masks(pseudo_masks: object, logits: Tensor, ignore_index: int) -> None:
+    """Class indices (B, H, W) at the logits' resolution, and an ignore_index that is no class."""
+    if not isinstance(pseudo_masks, Tensor) or not is_integer(pseudo_masks):
+        raise TypeError(
+            f"pseudo_masks must be an integer torch.Tensor; got {describe(pseudo_masks)}"
+        )
+    batch, classes, height, width = logits.shape
+    if pseudo_masks.shape != (batch, height, width):
+        raise InputError(
+            f"pseudo_masks must have shape ({batch}, {height}, {width}), that of the logits"
+            f" (resize the logits first); got {describe(pseudo_masks)}"
+        )
+    check_ignore_index(ignore_index, classes)
+    check_same_device("pseudo_masks", pseudo_masks, "logits", logits)

@@ -7,13 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vpl_plugin.core.checks import check_count
-from vpl_plugin.core.constraints import unit_rows
-from vpl_plugin.core.loss_checks import (
+from vpl_plugin.checks import (
     check_assignments,
     check_features_and_prototypes,
     check_finite,
 )
+from vpl_plugin.core.constraints import compute_dtype, unit_rows
 
 __all__ = ["ModifiedGap", "centroid_gap", "cosine_gap", "modify_gap"]
 
@@ -60,7 +59,7 @@ def cosine_gap(
 
     Raises:
         TypeError: features or prototypes are not floating point, or assignments not integer.
-        ValueError: shapes do not fit, devices differ, a row is not finite or zero, an assignment
+        InputError: shapes do not fit, devices differ, a row is not finite or zero, an assignment
             is no class, or no pixel counts.
 
     Example:
@@ -68,10 +67,9 @@ def cosine_gap(
         >>> cosine_gap(features, torch.eye(2), torch.tensor([0, 0, 255]))
         tensor(0.5000, dtype=torch.float64)
     """
-    check_count("chunk_size", chunk_size)
     check_features_and_prototypes(features, prototypes, chunk_size)
     check_assignments(assignments, features, len(prototypes), ignore_index)
-    dtype = _compute_dtype(features, prototypes)
+    dtype = compute_dtype(features, prototypes)
     W = unit_rows(prototypes.to(dtype))
     total = torch.zeros((), dtype=torch.float64, device=features.device)
     chunks = zip(features.split(chunk_size), assignments.split(chunk_size), strict=True)
@@ -104,13 +102,12 @@ def centroid_gap(features: Tensor, prototypes: Tensor, *, chunk_size: int = 1638
 
     Raises:
         TypeError: features or prototypes are not floating point.
-        ValueError: shapes do not fit, devices differ, or a row is not finite or zero.
+        InputError: shapes do not fit, devices differ, or a row is not finite or zero.
 
     Example:
         >>> centroid_gap(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
         tensor(1.4142, dtype=torch.float64)
     """
-    check_count("chunk_size", chunk_size)
     check_features_and_prototypes(features, prototypes, chunk_size)
     return torch.linalg.vector_norm(_gap_vector(features, prototypes, chunk_size))
 
@@ -140,7 +137,7 @@ def modify_gap(
 
     Raises:
         TypeError: features or prototypes are not floating point.
-        ValueError: shapes do not fit, devices differ, a row or the shift is not finite, or a row
+        InputError: shapes do not fit, devices differ, a row or the shift is not finite, or a row
             is zero.
 
     Example:
@@ -148,10 +145,9 @@ def modify_gap(
         >>> moved.features, moved.prototypes
         (tensor([[0.7071, 0.7071]]), tensor([[0.7071, 0.7071]]))
     """
-    check_count("chunk_size", chunk_size)
     check_finite("shift", shift)
     check_features_and_prototypes(features, prototypes, chunk_size)
-    dtype = _compute_dtype(features, prototypes)
+    dtype = compute_dtype(features, prototypes)
     move = (shift / 2 * _gap_vector(features, prototypes, chunk_size)).to(dtype)
     moved = torch.empty_like(features)
     for x, out in zip(features.split(chunk_size), moved.split(chunk_size), strict=True):
@@ -170,7 +166,3 @@ def _mean_direction(rows: Tensor, chunk_size: int) -> Tensor:
     for chunk in rows.split(chunk_size):
         total += unit_rows(chunk.to(dtype)).sum(dim=0, dtype=torch.float64)
     return total / len(rows)
-
-
-def _compute_dtype(features: Tensor, prototypes: Tensor) -> torch.dtype:
-    return torch.promote_types(torch.promote_types(features.dtype, prototypes.dtype), torch.float32)

@@ -7,10 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vpl_plugin.core.checks import check_choice
-from vpl_plugin.core.loss_checks import check_embeddings_and_prototypes, check_maps, check_masks
+from vpl_plugin.checks import (
+    check_choice,
+    check_embeddings_and_prototypes,
+    check_labels,
+    check_maps,
+    check_same_device,
+    describe,
+)
+from vpl_plugin.core.constraints import compute_dtype
+from vpl_plugin.errors import InputError
 
-__all__ = ["ACTIVATIONS", "class_activation", "masked_average_pooling"]
+__all__ = ["ACTIVATIONS", "class_activation", "masked_average_pooling", "present_activation"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -49,7 +57,7 @@ def class_activation(embeddings: Tensor, prototypes: Tensor, activation: str = "
 
     Raises:
         TypeError: embeddings or prototypes are not floating-point tensors.
-        ValueError: a wrong rank, D mismatch, different devices or an unknown activation.
+        InputError: a wrong rank, D mismatch, different devices or an unknown activation.
 
     Example:
         >>> embeddings = torch.tensor([[2.0, -1.0], [0.5, 3.0]]).reshape(1, 2, 1, 2)
@@ -59,12 +67,71 @@ def class_activation(embeddings: Tensor, prototypes: Tensor, activation: str = "
     """
     check_embeddings_and_prototypes(embeddings, prototypes)
     check_choice("activation", activation, ACTIVATIONS)
-    dtype = _accumulation_dtype(embeddings, prototypes)
+    return activate(embeddings, prototypes, activation)
+
+
+def activate(embeddings: Tensor, prototypes: Tensor, activation: str) -> Tensor:
+    """:func:`class_activation` of arguments that are known to fit."""
     with torch.autocast(embeddings.device.type, enabled=False):
-        # bmm reads the embeddings where they lie; einsum and matmul would copy them first.
-        rows = prototypes.to(dtype).expand(len(embeddings), -1, -1)
-        raw = torch.bmm(rows, embeddings.to(dtype).flatten(2))
-        return ACTIVATIONS[activation](raw.unflatten(2, embeddings.shape[2:]))
+        return ACTIVATIONS[activation](_products(embeddings, prototypes))
+
+
+def present_activation(embeddings: Tensor, prototypes: Tensor, present: Tensor) -> Tensor:
+    r"""Masks A of Eq. 12 of the VPL paper for which only the classes of the image compete.
+
+    .. math:: A_{i,n,h,w} = \frac{\exp(w_n^\top V_{i,:,h,w})}
+        {\sum_{m \in Y_i \cup \{n\}} \exp(w_m^\top V_{i,:,h,w})}
+
+    with :math:`Y_i` the rows marked for image i: its classes, and the background's rows. Theirs
+    are the softmax over them; a class that the image lacks has what it would take from them. So
+    a class's mask leaves out the positions that another class or the background explains better,
+    which "relu" pools as well, and classes that no image shows take nothing from those present.
+
+    Args:
+        embeddings: (B, D, H, W), V, at the scale at which the softmax of W^T V is meant.
+        prototypes: (N, D), W.
+        present: (B, N) multi-hot, Y; any value but 0 marks a row.
+
+    Returns:
+        (B, N, H, W) in [0, 1]; float32, or float64 where embeddings or prototypes are, under
+        autocast too.
+
+    Raises:
+        TypeError: an input is not a tensor of the right kind.
+        InputError: a wrong rank or shape, D or N mismatch, or different devices.
+
+    Example:
+        >>> embeddings = torch.tensor([0.0, 0.0]).reshape(1, 2, 1, 1)
+        >>> rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> present_activation(embeddings, rows, torch.tensor([[1, 0, 1]])).flatten()
+        tensor([0.5000, 0.3333, 0.5000])
+    """
+    check_embeddings_and_prototypes(embeddings, prototypes)
+    check_labels(present, len(embeddings), len(prototypes), embeddings)
+    return activate_present(embeddings, prototypes, present != 0)
+
+
+def activate_present(embeddings: Tensor, prototypes: Tensor, present: Tensor) -> Tensor:
+    """:func:`present_activation` of arguments that are known to fit."""
+    with torch.autocast(embeddings.device.type, enabled=False):
+        raw = _products(embeddings, prototypes)
+        absent = ~present[:, :, None, None]
+        # Half the least number, as -inf would give NaN in an image without any row.
+        nothing = torch.finfo(raw.dtype).min / 2
+        rivals = raw.masked_fill(absent, nothing).logsumexp(dim=1, keepdim=True)
+        # sigmoid(a - log r) = e^a / (e^a + r). Where a is among the rivals its own share is 1 at
+        # most; beyond, the other branch of `where` must not overflow.
+        apart = raw - rivals
+        return torch.where(absent, apart.sigmoid(), apart.clamp_max(0).exp())
+
+
+def _products(embeddings: Tensor, prototypes: Tensor) -> Tensor:
+    """W^T V, (B, N, H, W), without autocast."""
+    dtype = compute_dtype(embeddings, prototypes)
+    # bmm reads the embeddings where they lie; einsum and matmul would copy them first.
+    rows = prototypes.to(dtype).expand(len(embeddings), -1, -1)
+    raw = torch.bmm(rows, embeddings.to(dtype).flatten(2))
+    return raw.unflatten(2, embeddings.shape[2:])
 
 
 def masked_average_pooling(embeddings: Tensor, masks: Tensor) -> Tensor:
@@ -84,7 +151,7 @@ def masked_average_pooling(embeddings: Tensor, masks: Tensor) -> Tensor:
 
     Raises:
         TypeError: embeddings are not a floating-point tensor, or masks not a real one.
-        ValueError: shapes do not fit or devices differ.
+        InputError: shapes do not fit or devices differ.
 
     Example:
         >>> embeddings = torch.tensor([[1.0, 3.0], [0.0, 4.0]]).reshape(1, 2, 1, 2)
@@ -94,8 +161,13 @@ def masked_average_pooling(embeddings: Tensor, masks: Tensor) -> Tensor:
                  [0., 0.]]])
     """
     check_maps("embeddings", embeddings, "D")
-    check_masks(masks, embeddings)
-    dtype = _accumulation_dtype(embeddings, masks)
+    _check_masks(masks, embeddings)
+    return pool(embeddings, masks)
+
+
+def pool(embeddings: Tensor, masks: Tensor) -> Tensor:
+    """:func:`masked_average_pooling` of arguments that are known to fit."""
+    dtype = compute_dtype(embeddings, masks)
     with torch.autocast(embeddings.device.type, enabled=False):
         values, weights = embeddings.to(dtype).flatten(2), masks.to(dtype).flatten(2)
         mass = weights.sum(dim=2)[:, :, None]
@@ -106,5 +178,14 @@ def masked_average_pooling(embeddings: Tensor, masks: Tensor) -> Tensor:
         return pooled.masked_fill(empty, 0)
 
 
-def _accumulation_dtype(a: Tensor, b: Tensor) -> torch.dtype:
-    return torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+def _check_masks(masks: object, embeddings: Tensor) -> None:
+    """Real masks (B, N, H, W) over the positions of the embeddings."""
+    if not isinstance(masks, Tensor) or masks.is_complex():
+        raise TypeError(f"masks must be a real torch.Tensor (B, N, H, W); got {describe(masks)}")
+    batch, _, height, width = embeddings.shape
+    if masks.ndim != 4 or (masks.shape[0], *masks.shape[2:]) != (batch, height, width):
+        raise InputError(
+            f"masks must have shape ({batch}, N, {height}, {width}) to fit the embeddings;"
+            f" got {describe(masks)}"
+        )
+    check_same_device("masks", masks, "embeddings", embeddings)

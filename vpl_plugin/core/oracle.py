@@ -12,9 +12,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from vpl_plugin.checks import describe
 from vpl_plugin.core.constraints import unit_rows
+from vpl_plugin.core.hardening import harden
 from vpl_plugin.core.pixels import PixelChunk, Pixels
-from vpl_plugin.core.targets import harden, text_distribution
+from vpl_plugin.core.targets import Target
+from vpl_plugin.core.targets.text import text_distribution
+from vpl_plugin.errors import InputError
 
 __all__ = ["ClassOracle", "InstanceOracle", "Oracle", "TargetMoments"]
 
@@ -58,6 +62,7 @@ class TargetMoments:
         pixels: Pixels,
         text_prototypes: Tensor,
         *,
+        target: Target = text_distribution,
         tau_T: float,
         threshold: float | None,
         ignore_index: int,
@@ -72,7 +77,15 @@ class TargetMoments:
         self.entropy = zero.clone()
         for chunk in pixels:
             x = unit_rows(chunk.features.to(text_prototypes.dtype))
-            targets = self._targets(chunk, x, text_prototypes, tau_T, ignore_index)
+            targets = _given_targets(chunk, x.dtype, classes, ignore_index)
+            if targets is None:
+                targets = target(x, text_prototypes, tau_T, label_masks=chunk.label_masks)
+                if targets.shape != (len(x), classes):
+                    raise InputError(
+                        f"the target function must give probabilities of shape {(len(x), classes)};"
+                        f" got {describe(targets)}"
+                    )
+                targets = targets.to(x.dtype)
             if threshold is not None:
                 targets = harden(targets, threshold)
             entropy = torch.special.entr(targets).sum(dim=1)
@@ -90,25 +103,24 @@ class TargetMoments:
             self.moment, self.class_mass = reduce(self.moment), reduce(self.class_mass)
             self.total, self.entropy = reduce(self.total), reduce(self.entropy)
         if float(self.total) == 0:
-            raise ValueError(
+            raise InputError(
                 "every pixel is ignored: the weights sum to 0 or all targets are the ignore_index"
             )
         self.entropy /= self.total
         self.moment = self.moment.to(text_prototypes.dtype)
 
-    @staticmethod
-    def _targets(
-        chunk: PixelChunk, x: Tensor, text_prototypes: Tensor, tau_T: float, ignore_index: int
-    ) -> Tensor:
-        given = chunk.targets
-        if given is None:
-            return text_distribution(x, text_prototypes, tau_T, label_masks=chunk.label_masks)
-        if given.is_floating_point():
-            return given.to(x.dtype)
-        # An ignored row may stand at any class here: its weight is zero.
-        indices = given.long()
-        indices = indices.masked_fill(indices == ignore_index, 0)
-        return torch.nn.functional.one_hot(indices, len(text_prototypes)).to(x.dtype)
+
+def _given_targets(
+    chunk: PixelChunk, dtype: torch.dtype, classes: int, ignore_index: int
+) -> Tensor | None:
+    """The targets that came with the pixels as probabilities (p, N), or None."""
+    given = chunk.targets
+    if given is None or given.is_floating_point():
+        return None if given is None else given.to(dtype)
+    # An ignored row may stand at any class here: its weight is zero.
+    indices = given.long()
+    indices = indices.masked_fill(indices == ignore_index, 0)
+    return torch.nn.functional.one_hot(indices, classes).to(dtype)
 
 
 def _weights(chunk: PixelChunk, dtype: torch.dtype, ignore_index: int) -> Tensor | None:

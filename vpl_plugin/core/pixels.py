@@ -9,17 +9,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vpl_plugin.core.checks import (
-    check_label_masks,
+from vpl_plugin.checks import (
     check_matrix,
-    check_pixel_shapes,
     check_rows,
     check_same_columns,
     check_same_device,
     check_targets,
-    check_weights,
     describe,
+    is_integer,
+    value_range,
 )
+from vpl_plugin.errors import InputError
 
 __all__ = ["PixelChunk", "Pixels"]
 
@@ -98,7 +98,7 @@ class Pixels:
 
         Raises:
             TypeError: a chunk is not a tensor or a :class:`PixelChunk`.
-            ValueError: shapes, devices, values or targets do not fit; the message says which.
+            InputError: shapes, devices, values or targets do not fit; the message says which.
         """
         number = -1
         largest = torch.zeros((), dtype=torch.float64, device=text_prototypes.device)
@@ -109,7 +109,7 @@ class Pixels:
                     "features must be a (P, D) tensor, or an iterable of (p, D) tensors or"
                     f" PixelChunks; got {describe(chunk.features)}{where}"
                 )
-            self._check_shapes(chunk, where, text_prototypes)
+            _check_shapes(chunk, where, text_prototypes)
             for start in range(0, len(chunk.features), self.chunk_size):
                 part = self._slice(chunk, start)
                 check_rows(f"features{where}", part.features, start)
@@ -117,27 +117,16 @@ class Pixels:
                     classes = len(text_prototypes)
                     check_targets(f"targets{where}", part.targets, classes, ignore_index, start)
                 if part.weights is not None:
-                    check_weights(f"weights{where}", part.weights)
+                    _check_weights(f"weights{where}", part.weights)
                     largest = torch.maximum(largest, _largest_weight(part, ignore_index))
                 else:
                     largest = largest.clamp_min(1)
                 if part.label_masks is not None:
-                    check_label_masks(f"label_masks{where}", part.label_masks, start)
+                    _check_label_masks(f"label_masks{where}", part.label_masks, start)
         if number < 0:
-            raise ValueError("features is empty: the iterable yields no chunk")
+            raise InputError("features is empty: the iterable yields no chunk")
         exponent = math.frexp(float(largest if reduce is None else reduce(largest)))[1]
         self._weight_exponent = exponent if abs(exponent) > MODERATE_EXPONENT else 0
-
-    @staticmethod
-    def _check_shapes(chunk: PixelChunk, where: str, text_prototypes: Tensor) -> None:
-        name = f"features{where}"
-        check_matrix(name, chunk.features)
-        check_same_columns(name, chunk.features, "text_protos", text_prototypes)
-        beside = (chunk.targets, chunk.weights, chunk.label_masks)
-        check_pixel_shapes(where, len(chunk.features), len(text_prototypes), *beside)
-        for part, value in zip(PixelChunk._fields, chunk, strict=True):
-            if value is not None:
-                check_same_device(f"{part}{where}", value, "text_protos", text_prototypes)
 
 
 def _largest_weight(chunk: PixelChunk, ignore_index: int) -> Tensor:
@@ -147,3 +136,65 @@ def _largest_weight(chunk: PixelChunk, ignore_index: int) -> Tensor:
     if chunk.targets is not None and not chunk.targets.is_floating_point():
         weights = weights * (chunk.targets.long() != ignore_index)
     return weights.amax()
+
+
+def _check_shapes(chunk: PixelChunk, where: str, text_prototypes: Tensor) -> None:
+    """One entry per pixel in all that comes with the features, of the right kind and device.
+
+    ``where`` follows the argument's name in the message, such as " (chunk 3)".
+    """
+    features, targets, weights, label_masks = chunk
+    check_matrix(f"features{where}", features)
+    check_same_columns(f"features{where}", features, "text_protos", text_prototypes)
+    rows, classes = len(features), len(text_prototypes)
+    if targets is not None and not (
+        isinstance(targets, Tensor)
+        and (
+            (targets.shape == (rows,) and is_integer(targets))
+            or (targets.shape == (rows, classes) and targets.is_floating_point())
+        )
+    ):
+        raise InputError(
+            f"targets{where} must be integer class indices of shape ({rows},) or floating-point"
+            f" probabilities of shape ({rows}, {classes}); got {describe(targets)}"
+        )
+    if weights is not None and not (
+        isinstance(weights, Tensor) and weights.shape == (rows,) and weights.is_floating_point()
+    ):
+        raise InputError(
+            f"weights{where} must be floating point of shape ({rows},), one a pixel;"
+            f" got {describe(weights)}"
+        )
+    if label_masks is not None and targets is not None:
+        raise InputError(
+            f"label_masks{where} restrict the text distribution of Eq. 5, which explicit targets"
+            " replace: give one of the two"
+        )
+    if label_masks is not None and not (
+        isinstance(label_masks, Tensor)
+        and label_masks.dtype == torch.bool
+        and label_masks.shape == (rows, classes)
+    ):
+        raise InputError(
+            f"label_masks{where} must be a bool tensor of shape ({rows}, {classes}), True where the"
+            f" class is known to be present; got {describe(label_masks)}"
+        )
+    for part, value in zip(PixelChunk._fields, chunk, strict=True):
+        if value is not None:
+            check_same_device(f"{part}{where}", value, "text_protos", text_prototypes)
+
+
+def _check_weights(name: str, weights: Tensor) -> None:
+    """Finite weights of zero or more."""
+    if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+        raise InputError(
+            f"{name} must be finite and not negative; the range is {value_range(weights)}"
+        )
+
+
+def _check_label_masks(name: str, label_masks: Tensor, first_row: int = 0) -> None:
+    """Every pixel is allowed at least one class."""
+    allowed = label_masks.any(dim=1)
+    if not bool(allowed.all()):
+        row = first_row + int((~allowed).nonzero()[0])
+        raise InputError(f"{name} must allow each pixel at least one class; row {row} allows none")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple, overload
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vpl_plugin.core.anchor import ANCHORS, Anchor, AnchoredOracle
-from vpl_plugin.core.checks import (
+from vpl_plugin.checks import (
     check_choice,
     check_count,
     check_fraction,
@@ -19,12 +18,21 @@ from vpl_plugin.core.checks import (
     check_positive,
     check_rows,
 )
-from vpl_plugin.core.constraints import CONSTRAINTS, Constraint, unit_rows
+from vpl_plugin.core.anchor import ANCHORS, Anchor, AnchoredOracle
+from vpl_plugin.core.constraints import CONSTRAINTS, unit_rows
+from vpl_plugin.core.descent import Point, Problem, descend
 from vpl_plugin.core.oracle import ClassOracle, InstanceOracle, Oracle, TargetMoments
 from vpl_plugin.core.pixels import PixelChunk, Pixels
 from vpl_plugin.core.solvers import SOLVERS
+from vpl_plugin.core.targets import TARGETS
+from vpl_plugin.errors import InputError
 
-__all__ = ["Iterate", "PrototypeFit", "learn_vision_prototypes"]
+__all__ = [
+    "Iterate",
+    "PrototypeFit",
+    "fit_vision_prototypes",
+    "learn_vision_prototypes",
+]
 
 REGULARIZATIONS = ("instance", "class")
 CPU_CHUNK = 4_096
@@ -75,35 +83,13 @@ class PrototypeFit(NamedTuple):
     objectives: Tensor
 
 
-@overload
 def learn_vision_prototypes(
-    features: Tensor | Iterable[Tensor | PixelChunk],
-    text_protos: Tensor,
-    tau_I: float = ...,
-    *,
-    full_output: Literal[False] = ...,
-    **options: Any,
-) -> Tensor: ...
-
-
-@overload
-def learn_vision_prototypes(
-    features: Tensor | Iterable[Tensor | PixelChunk],
-    text_protos: Tensor,
-    tau_I: float = ...,
-    *,
-    full_output: Literal[True],
-    **options: Any,
-) -> PrototypeFit: ...
-
-
-def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one by one
     features: Tensor | Iterable[Tensor | PixelChunk],
     text_protos: Tensor,
     tau_I: float = 0.03,
     *,
     tau_T: float = 0.01,
-    targets: Tensor | None = None,
+    targets: Tensor | str | None = None,
     threshold: float | None = None,
     label_masks: Tensor | None = None,
     weights: Tensor | None = None,
@@ -118,8 +104,7 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
     regularization: str = "instance",
     callback: Callable[[Iterate], bool | None] | None = None,
     reduce: Callable[[Tensor], Tensor] | None = None,
-    full_output: bool = False,
-) -> Tensor | PrototypeFit:
+) -> Tensor:
     r"""Learns class prototypes in vision space from text prototypes (Alg. 1 of the VPL paper).
 
     From W_0 = Z it minimises Eq. 7,
@@ -143,7 +128,8 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
         text_protos: (N, D), Z, one row a class, N >= 2, on the features' device.
         tau_I: temperature of the vision distribution, above 0. Proposition 1: above tau_T.
         tau_T: CLIP's temperature, for Eq. 5, above 0.
-        targets: None for Eq. 5; integer class indices (P,), or probabilities (P, N).
+        targets: None for Eq. 5; integer class indices (P,), or probabilities (P, N); or the name
+            of a function that makes them, see :data:`~vpl_plugin.core.targets.TARGETS`.
         threshold: Phi in [0, 1]: target rows whose largest probability exceeds it become one-hot.
             None keeps the targets as they are.
         label_masks: (P, N) bool, the classes known to be present in each pixel's photo; restricts
@@ -169,14 +155,14 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
         reduce: where the pixels are spread over processes: maps a tensor to its sum over all of
             them, such as :func:`~vpl_plugin.core.distributed.sum_over_ranks`. Each process gives
             its own pixels, at least one, and gets the same W.
-        full_output: return a :class:`PrototypeFit` instead of W alone.
 
     Returns:
         W (N, D) on the device and of the dtype of ``text_protos``; unit rows on the sphere.
+        :func:`fit_vision_prototypes` also tells how they were reached.
 
     Raises:
         TypeError: features or text_protos are not floating-point tensors.
-        ValueError: any other input that does not fit; the message names it, says what it got and
+        InputError: any other input that does not fit; the message names it, says what it got and
             what it takes. Everything is checked before any work is done.
         FloatingPointError: a temperature or ``lr`` so extreme that W is not finite.
 
@@ -187,7 +173,64 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
         >>> W = learn_vision_prototypes(features, text_protos, tau_I=0.03)
         >>> W.shape, torch.allclose(W.norm(dim=1), torch.ones(2))
         (torch.Size([2, 3]), True)
-        >>> fit = learn_vision_prototypes(features, text_protos, tau_I=0.03, full_output=True)
+    """
+    return fit_vision_prototypes(
+        features,
+        text_protos,
+        tau_I,
+        tau_T=tau_T,
+        targets=targets,
+        threshold=threshold,
+        label_masks=label_masks,
+        weights=weights,
+        ignore_index=ignore_index,
+        solver=solver,
+        constraint=constraint,
+        lr=lr,
+        iterations=iterations,
+        tolerance=tolerance,
+        anchor=anchor,
+        chunk_size=chunk_size,
+        regularization=regularization,
+        callback=callback,
+        reduce=reduce,
+    ).prototypes
+
+
+def fit_vision_prototypes(
+    features: Tensor | Iterable[Tensor | PixelChunk],
+    text_protos: Tensor,
+    tau_I: float = 0.03,
+    *,
+    tau_T: float = 0.01,
+    targets: Tensor | str | None = None,
+    threshold: float | None = None,
+    label_masks: Tensor | None = None,
+    weights: Tensor | None = None,
+    ignore_index: int = 255,
+    solver: str = "apgd",
+    constraint: str = "sphere",
+    lr: float = 10.0,
+    iterations: int = 3000,
+    tolerance: float = 3e-4,
+    anchor: float = 0.0,
+    chunk_size: int | None = None,
+    regularization: str = "instance",
+    callback: Callable[[Iterate], bool | None] | None = None,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> PrototypeFit:
+    """:func:`learn_vision_prototypes`, with how the prototypes were reached.
+
+    Takes the same arguments and raises the same errors. Where the solver takes all iterations, the
+    loss of the last point is one evaluation more, which ``passes`` does not count.
+
+    Returns:
+        The prototypes, the trace of loss and gap, the passes, and why the solver stopped.
+
+    Example:
+        >>> features = torch.tensor([[1.0, 0.1, 0.0], [0.7, 0.1, 0.7], [0.0, 0.1, 1.0]])
+        >>> text_protos = torch.tensor([[0.3, 0.9, 0.1], [0.1, 0.9, 0.3]])
+        >>> fit = fit_vision_prototypes(features, text_protos, tau_I=0.03)
         >>> bool(fit.losses[-1] < fit.losses[0]), fit.stop_reason
         (True, 'tolerance')
     """
@@ -201,14 +244,16 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
     if chunk_size is None:
         chunk_size = CPU_CHUNK if text_protos.device.type == "cpu" else ACCELERATOR_CHUNK
     check_count("chunk_size", chunk_size)
-    check_choice("solver", solver, SOLVERS)
     check_choice("constraint", constraint, CONSTRAINTS)
     check_choice("regularization", regularization, REGULARIZATIONS)
     if threshold is not None:
         check_fraction("threshold", threshold)
     check_ignore_index(ignore_index, len(text_protos))
+    solve = SOLVERS[solver]
+    target = TARGETS[targets if isinstance(targets, str) else "text"]
+    given = None if isinstance(targets, str) else targets
     check_rows("text_protos", text_protos)
-    pixels = _pixels(features, targets, weights, label_masks, chunk_size)
+    pixels = _pixels(features, given, weights, label_masks, chunk_size)
     pixels.check(text_protos, ignore_index, reduce)
 
     # Autocast would take the products of the solver down to half precision.
@@ -217,6 +262,7 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
         moments = TargetMoments(
             pixels,
             Z,
+            target=target,
             tau_T=tau_T,
             threshold=threshold,
             ignore_index=ignore_index,
@@ -232,24 +278,24 @@ def learn_vision_prototypes(  # type: ignore[misc]  # the options stand here one
         prior = ANCHORS[constraint](Z, anchor) if anchor > 0 else None
         if prior is not None:
             oracle = AnchoredOracle(oracle, prior)
-        geometry = CONSTRAINTS[constraint]()
-        # The gradient of Eq. 7 is a mean of unit features over tau_I, that of the prior lambda Z.
-        trace = _Trace(moments, prior, geometry, tolerance * (1 / tau_I + anchor), callback)
-        W, reason = SOLVERS[solver](
-            oracle, Z, geometry, lr=lr, iterations=iterations, observe=trace
+        trace = _Trace(moments, prior, callback)
+        last, reason = descend(
+            solve(Problem(oracle, CONSTRAINTS[constraint]()), Z, lr),
+            iterations=iterations,
+            # The gradient of Eq. 7 is a mean of unit features over tau_I, the prior's is lambda Z.
+            least_residual=tolerance * (1 / tau_I + anchor),
+            observe=trace,
         )
-        if not bool(W.isfinite().all()):
+        if not bool(last.W.isfinite().all()):
             raise FloatingPointError(
                 f"the prototypes are not finite: tau_I = {tau_I}, tau_T = {tau_T} or lr = {lr} is"
-                f" too extreme for {str(W.dtype).removeprefix('torch.')}"
+                f" too extreme for {str(last.W.dtype).removeprefix('torch.')}"
             )
-        if not full_output:
-            return W.to(text_protos.dtype)
         passes = oracle.passes
         if reason == "iterations":
-            trace.record(W, oracle(W)[0])
+            trace.record(last)
         return PrototypeFit(
-            prototypes=W.to(text_protos.dtype),
+            prototypes=last.W.to(text_protos.dtype),
             losses=torch.stack(trace.losses),
             gaps=torch.stack(trace.gaps),
             target_entropy=moments.entropy,
@@ -276,7 +322,7 @@ def _pixels(
     beside = {"targets": targets, "weights": weights, "label_masks": label_masks}
     given = [name for name, value in beside.items() if value is not None]
     if given:
-        raise ValueError(
+        raise InputError(
             f"{' and '.join(given)} must travel with the features when these come in chunks:"
             " yield PixelChunk(features, targets, weights, label_masks)"
         )
@@ -286,7 +332,7 @@ def _pixels(
 def _compute_dtype(pixels: Pixels, text_protos: Tensor) -> torch.dtype:
     first = next(iter(pixels), None)
     if first is None:
-        raise ValueError(
+        raise InputError(
             "features yields no chunk when it is read again, and each pass reads it anew: give a"
             " list, a generator, or an object whose __iter__ starts anew"
         )
@@ -295,14 +341,12 @@ def _compute_dtype(pixels: Pixels, text_protos: Tensor) -> torch.dtype:
 
 
 class _Trace:
-    """Keeps loss and gap of every iterate on the device, and decides when to stop."""
+    """Keeps loss and gap of every iterate on the device, and asks the callback whether to stop."""
 
     def __init__(
         self,
         moments: TargetMoments,
         prior: Anchor | None,
-        constraint: Constraint,
-        smallest_gradient: float,
         callback: Callable[[Iterate], bool | None] | None,
     ) -> None:
         self.losses: list[Tensor] = []
@@ -310,26 +354,18 @@ class _Trace:
         self.objectives: list[Tensor] = []
         self._moments = moments
         self._prior = prior
-        self._constraint = constraint
-        self._smallest_gradient = smallest_gradient
         self._callback = callback
 
-    def record(self, W: Tensor, objective: Tensor) -> None:
+    def record(self, point: Point) -> Iterate:
+        W, objective = point.W, point.loss
         # sum_n T[p, n] x_p w_n, summed over the pixels, is <M, W>: the gap costs no pass.
         agreement = (self._moments.moment.double() * W.double()).sum() / self._moments.total
-        self.objectives.append(objective)
-        self.losses.append(objective if self._prior is None else objective - self._prior.penalty(W))
+        loss = objective if self._prior is None else objective - self._prior.penalty(W)
+        self.losses.append(loss)
         self.gaps.append(1 - agreement)
+        self.objectives.append(objective)
+        return Iterate(len(self.losses) - 1, W, loss, 1 - agreement, objective)
 
-    def __call__(self, W: Tensor, loss: Tensor, gradient: Tensor) -> str | None:
-        self.record(W, loss)
-        if self._callback is not None:
-            seen = Iterate(
-                len(self.losses) - 1, W, self.losses[-1], self.gaps[-1], self.objectives[-1]
-            )
-            if self._callback(seen):
-                return "callback"
-        least = self._smallest_gradient
-        if least > 0 and self._constraint.residual(W, gradient) <= least:
-            return "tolerance"
-        return None
+    def __call__(self, point: Point) -> bool | None:
+        seen = self.record(point)
+        return None if self._callback is None else self._callback(seen)

@@ -7,14 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vpl_plugin.core.checks import check_count, check_fraction, check_positive
-from vpl_plugin.core.constraints import unit_rows
-from vpl_plugin.core.loss_checks import (
+from vpl_plugin.checks import (
     check_assignments,
-    check_epsilon,
-    check_eta,
     check_features_and_prototypes,
+    check_fraction,
+    check_positive,
+    describe,
+    value_range,
 )
+from vpl_plugin.core.constraints import compute_dtype, unit_rows
+from vpl_plugin.errors import InputError
 
 __all__ = [
     "DistributionBound",
@@ -94,7 +96,7 @@ def span_split(
 
     Raises:
         TypeError: features or prototypes are not floating point.
-        ValueError: shapes do not fit, devices differ, a row is not finite or zero, or energy is
+        InputError: shapes do not fit, devices differ, a row is not finite or zero, or energy is
             out of range.
 
     Example:
@@ -104,7 +106,6 @@ def span_split(
         >>> split.orthogonal
         tensor([[0., 1.]], dtype=torch.float64)
     """
-    check_count("chunk_size", chunk_size)
     check_fraction("energy", energy)
     check_positive("energy", energy)
     check_features_and_prototypes(features, prototypes, chunk_size)
@@ -160,17 +161,17 @@ def suggest_tau_I(epsilon: Tensor, tau_T: float = 0.01) -> float:
 
     Raises:
         TypeError: epsilon is not a floating-point tensor.
-        ValueError: epsilon has a wrong shape or range or is all 0, or tau_T <= 0.
+        InputError: epsilon has a wrong shape or range or is all 0, or tau_T <= 0.
 
     Example:
         >>> round(suggest_tau_I(torch.tensor([0.25, 0.0625])), 6)
         0.026667
     """
-    check_epsilon(epsilon)
+    _check_epsilon(epsilon)
     check_positive("tau_T", tau_T)
     scale = float(epsilon.double().sqrt().mean())
     if scale == 0:
-        raise ValueError(
+        raise InputError(
             "epsilon is 0 for every class: the prototypes share nothing with the features' span,"
             " and no temperature makes up for it"
         )
@@ -202,14 +203,14 @@ def gap_lower_bound(epsilon: Tensor) -> GapLowerBound:
 
     Raises:
         TypeError: epsilon is not a floating-point tensor.
-        ValueError: epsilon has a wrong shape or range.
+        InputError: epsilon has a wrong shape or range.
 
     Example:
         >>> bound = gap_lower_bound(torch.tensor([0.25, 1.0]))
         >>> [float(term) for term in bound]
         [0.75, 0.25, 1.0]
     """
-    check_epsilon(epsilon)
+    _check_epsilon(epsilon)
     epsilon = epsilon.double()
     orthogonal = (1 - epsilon).sum()
     alignment = (1 - epsilon.sqrt()).square().sum()
@@ -255,7 +256,7 @@ def distribution_bound(
 
     Raises:
         TypeError: features or prototypes are not floating point, or assignments not integer.
-        ValueError: shapes do not fit, devices differ, a row is not finite or zero, an assignment
+        InputError: shapes do not fit, devices differ, a row is not finite or zero, an assignment
             is no class, no pixel counts, tau <= 0, or a prototype's norm exceeds eta.
 
     Example:
@@ -264,15 +265,12 @@ def distribution_bound(
         >>> result.bound, result.measured
         (tensor([0.0000, 1.7889]), tensor([0.0000, 0.7151]))
     """
-    check_count("chunk_size", chunk_size)
     check_positive("tau", tau)
     check_features_and_prototypes(features, prototypes, chunk_size)
     check_assignments(assignments, features, len(prototypes), ignore_index)
     if eta is not None:
-        check_eta(eta, prototypes)
-    dtype = torch.promote_types(
-        torch.promote_types(features.dtype, prototypes.dtype), torch.float32
-    )
+        _check_eta(eta, prototypes)
+    dtype = compute_dtype(features, prototypes)
     W = prototypes.to(dtype)
     norm_bound = torch.linalg.vector_norm(W, dim=1).max() if eta is None else eta
     bounds, measured = [], []
@@ -289,3 +287,26 @@ def distribution_bound(
             bounds.append((2 / tau * norm_bound * distance).masked_fill(ignored, torch.nan))
             measured.append(log_ratio.abs().amax(dim=1).masked_fill(ignored, torch.nan))
     return DistributionBound(torch.cat(bounds), torch.cat(measured))
+
+
+def _check_epsilon(epsilon: object) -> None:
+    """Shares (N,) of Eq. 4, in [0, 1]."""
+    if not isinstance(epsilon, Tensor) or not epsilon.is_floating_point():
+        raise TypeError(f"epsilon must be a floating-point torch.Tensor; got {describe(epsilon)}")
+    if epsilon.ndim != 1 or len(epsilon) == 0:
+        raise InputError(
+            f"epsilon must have shape (N,), one share a prototype, N >= 1; got {describe(epsilon)}"
+        )
+    if not bool(((epsilon >= 0) & (epsilon <= 1)).all()):
+        raise InputError(f"epsilon must lie in [0, 1]; the range is {value_range(epsilon)}")
+
+
+def _check_eta(eta: float, prototypes: Tensor) -> None:
+    """A bound of the prototypes' norms, up to the rounding of unit rows."""
+    check_positive("eta", eta)
+    largest = float(torch.linalg.vector_norm(prototypes, dim=1, dtype=torch.float64).max())
+    if largest > eta * (1 + torch.finfo(prototypes.dtype).eps * prototypes.shape[1]):
+        raise InputError(
+            f"eta must bound the prototypes' norms, the largest of which is {largest:.4g};"
+            f" got {eta!r}"
+        )

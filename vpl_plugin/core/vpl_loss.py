@@ -7,16 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vpl_plugin.core.checks import check_choice, check_not_negative, check_positive
-from vpl_plugin.core.cross_entropy import CROSS_ENTROPIES
-from vpl_plugin.core.loss_checks import (
+from vpl_plugin.checks import (
+    check_choice,
     check_embeddings_and_prototypes,
     check_labels,
     check_maps,
-    check_pseudo_masks,
+    check_not_negative,
 )
-from vpl_plugin.core.masked_pooling import ACTIVATIONS
-from vpl_plugin.core.rsc import rsc_loss
+from vpl_plugin.core.cross_entropy import CROSS_ENTROPIES, check_pseudo_masks
+from vpl_plugin.core.rsc import Contrast, check_inside, contrast
+from vpl_plugin.errors import InputError
 
 __all__ = ["VPLLoss", "VPLLossTerms", "vpl_loss"]
 
@@ -46,6 +46,11 @@ def vpl_loss(
     lambda_rsc: float = 1.0,
     tau: float = 0.07,
     activation: str = "relu",
+    detach_masks: bool = False,
+    centred: bool = False,
+    least_area: float = 0.0,
+    num_background: int = 0,
+    inside: Tensor | None = None,
     ce: str = "plain",
     ignore_index: int = 255,
 ) -> VPLLossTerms:
@@ -67,9 +72,8 @@ def vpl_loss(
         labels: (B, N) multi-hot, the classes of W present in each image.
         lambda_ce: weight of the cross-entropy, 0 or more; 1 in the paper.
         lambda_rsc: weight of the regional contrast, 0 or more; 1 in the paper.
-        tau: temperature of the contrast, see :func:`~vpl_plugin.core.rsc.rsc_loss`.
-        activation: makes masks of activations, see
-            :func:`~vpl_plugin.core.masked_pooling.class_activation`.
+        tau, activation, detach_masks, centred, least_area, num_background, inside: of the contrast,
+            see :func:`~vpl_plugin.core.rsc.rsc_loss`.
         ce: "plain", Eq. 14's, or "balanced", see
             :func:`~vpl_plugin.core.cross_entropy.balanced_cross_entropy`.
         ignore_index: the index of pixels without a label; no class's own.
@@ -79,7 +83,7 @@ def vpl_loss(
 
     Raises:
         TypeError: an input is not a tensor of the right kind.
-        ValueError: shapes do not fit, devices differ or a setting is out of range.
+        InputError: shapes do not fit, devices differ or a setting is out of range.
 
     Example:
         >>> terms = vpl_loss(
@@ -97,34 +101,27 @@ def vpl_loss(
     check_pseudo_masks(pseudo_masks, logits, ignore_index)
     check_embeddings_and_prototypes(embeddings, prototypes)
     if len(embeddings) != len(logits):
-        raise ValueError(
+        raise InputError(
             "logits and embeddings must hold the same images;"
             f" got B = {len(logits)} and B = {len(embeddings)}"
         )
     check_labels(labels, len(embeddings), len(prototypes), embeddings)
-    _check_settings(lambda_ce, lambda_rsc, tau, activation, ce)
+    settings = Contrast(tau, activation, detach_masks, centred, least_area, num_background)
+    _check_settings(lambda_ce, lambda_rsc, settings, ce)
+    check_inside(inside, embeddings)
     # A product with 0 would still let NaN and infinity through.
     not_computed = logits.new_zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))
-    ce_term = (
-        CROSS_ENTROPIES[ce](logits, pseudo_masks, ignore_index=ignore_index)
-        if lambda_ce
-        else not_computed
-    )
+    ce_term = CROSS_ENTROPIES[ce](logits, pseudo_masks, ignore_index) if lambda_ce else not_computed
     rsc_term = (
-        rsc_loss(embeddings, prototypes, labels, tau=tau, activation=activation)
-        if lambda_rsc
-        else not_computed
+        contrast(embeddings, prototypes, labels, settings, inside) if lambda_rsc else not_computed
     )
     return VPLLossTerms(lambda_ce * ce_term + lambda_rsc * rsc_term, ce_term, rsc_term)
 
 
-def _check_settings(
-    lambda_ce: float, lambda_rsc: float, tau: float, activation: str, ce: str
-) -> None:
+def _check_settings(lambda_ce: float, lambda_rsc: float, settings: Contrast, ce: str) -> None:
     check_not_negative("lambda_ce", lambda_ce)
     check_not_negative("lambda_rsc", lambda_rsc)
-    check_positive("tau", tau)
-    check_choice("activation", activation, ACTIVATIONS)
+    settings.check()
     check_choice("ce", ce, CROSS_ENTROPIES)
 
 
@@ -151,15 +148,18 @@ class VPLLoss(nn.Module):
         lambda_rsc: float = 1.0,
         tau: float = 0.07,
         activation: str = "relu",
+        detach_masks: bool = False,
+        centred: bool = False,
+        least_area: float = 0.0,
+        num_background: int = 0,
         ce: str = "plain",
         ignore_index: int = 255,
     ) -> None:
         super().__init__()
-        _check_settings(lambda_ce, lambda_rsc, tau, activation, ce)
+        self.contrast = Contrast(tau, activation, detach_masks, centred, least_area, num_background)
+        _check_settings(lambda_ce, lambda_rsc, self.contrast, ce)
         self.lambda_ce = lambda_ce
         self.lambda_rsc = lambda_rsc
-        self.tau = tau
-        self.activation = activation
         self.ce = ce
         self.ignore_index = ignore_index
 
@@ -170,6 +170,7 @@ class VPLLoss(nn.Module):
         embeddings: Tensor,
         prototypes: Tensor,
         labels: Tensor,
+        inside: Tensor | None = None,
     ) -> VPLLossTerms:
         """The loss of a batch and its two terms."""
         return vpl_loss(
@@ -180,8 +181,8 @@ class VPLLoss(nn.Module):
             labels,
             lambda_ce=self.lambda_ce,
             lambda_rsc=self.lambda_rsc,
-            tau=self.tau,
-            activation=self.activation,
+            **self.contrast._asdict(),
+            inside=inside,
             ce=self.ce,
             ignore_index=self.ignore_index,
         )
@@ -189,8 +190,8 @@ class VPLLoss(nn.Module):
     def extra_repr(self) -> str:
         """The settings, for ``print(model)``."""
         shown = (
-            f"lambda_ce={self.lambda_ce}, lambda_rsc={self.lambda_rsc}, tau={self.tau},"
-            f" activation={self.activation!r}, ignore_index={self.ignore_index}"
+            f"lambda_ce={self.lambda_ce}, lambda_rsc={self.lambda_rsc}, {self.contrast.shown()},"
+            f" ignore_index={self.ignore_index}"
         )
         # As torch's own layers do, what the paper does not have is named where it is on.
         return shown if self.ce == "plain" else f"{shown}, ce={self.ce!r}"

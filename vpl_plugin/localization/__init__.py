@@ -15,9 +15,11 @@ from vpl_plugin.localization.bootstrap import (
 from vpl_plugin.localization.classes import pad_classes
 from vpl_plugin.localization.crf import clip_es_photo, dense_crf
 from vpl_plugin.localization.evaluation import (
+    ErrorShares,
     SegmentationMeter,
     SegmentationScores,
     confusion_matrix,
+    error_shares,
     segmentation_scores,
 )
 from vpl_plugin.localization.grad_cam_package import ClassProbability, PrototypeClassifier
@@ -42,6 +44,7 @@ from vpl_plugin.localization.seeds import (
 __all__ = [
     "ClassProbability",
     "Difference",
+    "ErrorShares",
     "GradCAMOutput",
     "PrototypeClassifier",
     "SegmentationMeter",
@@ -52,6 +55,7 @@ __all__ = [
     "clip_es_photo",
     "confusion_matrix",
     "dense_crf",
+    "error_shares",
     "grad_cam",
     "iou_counts",
     "mean_attention",

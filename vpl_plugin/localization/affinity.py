@@ -7,8 +7,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from vpl_plugin.core.checks import check_count, check_fraction, describe
-from vpl_plugin.localization.checks import check_cams
+from vpl_plugin.checks import check_cams, check_count, check_fraction, describe
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.normalization import min_max
 
 __all__ = ["box_masks", "mean_attention", "refine_cams", "transition_matrix"]
@@ -31,7 +31,7 @@ def mean_attention(earlier: Tensor, last: Tensor) -> Tensor:
         (B, P, P), in the dtype of ``last``.
 
     Raises:
-        ValueError: shapes that do not fit.
+        InputError: shapes that do not fit.
 
     Example:
         >>> mean_attention(torch.zeros(1, 1, 2, 2), torch.ones(1, 2, 2))
@@ -39,12 +39,12 @@ def mean_attention(earlier: Tensor, last: Tensor) -> Tensor:
                  [0.5000, 0.5000]]])
     """
     if last.ndim != 3 or earlier.ndim != 4 or earlier.shape[2:] != last.shape[1:]:
-        raise ValueError(
+        raise InputError(
             "earlier must have shape (B, blocks, P, P) and last (B, P, P);"
             f" got {describe(earlier)} and {describe(last)}"
         )
     if earlier.shape[0] != last.shape[0]:
-        raise ValueError(
+        raise InputError(
             f"earlier and last must hold the same photos; got {earlier.shape[0]}"
             f" and {last.shape[0]}"
         )
@@ -67,7 +67,7 @@ def transition_matrix(attention: Tensor, rounds: int = 3) -> Tensor:
 
     Raises:
         TypeError: not floating point.
-        ValueError: not square, or ``rounds`` below 1.
+        InputError: not square, or ``rounds`` below 1.
 
     Example:
         >>> transition_matrix(torch.tensor([[1.0, 3.0], [3.0, 1.0]]))
@@ -77,7 +77,7 @@ def transition_matrix(attention: Tensor, rounds: int = 3) -> Tensor:
     if not attention.is_floating_point():
         raise TypeError(f"attention must be floating point; got {describe(attention)}")
     if attention.ndim < 2 or attention.shape[-1] != attention.shape[-2]:
-        raise ValueError(f"attention must have shape (..., P, P); got {describe(attention)}")
+        raise InputError(f"attention must have shape (..., P, P); got {describe(attention)}")
     check_count("rounds", rounds)
     attention = attention.to(torch.promote_types(attention.dtype, torch.float32))
     row = attention.new_ones((*attention.shape[:-1], 1))
@@ -107,7 +107,7 @@ def box_masks(cams: Tensor, threshold: float = 0.4) -> Tensor:
 
     Raises:
         TypeError: not floating point.
-        ValueError: wrong rank, values outside [0, 1], a threshold outside [0, 1].
+        InputError: wrong rank, values outside [0, 1], a threshold outside [0, 1].
 
     Example:
         >>> cam = torch.zeros(1, 4, 5)
@@ -122,7 +122,7 @@ def box_masks(cams: Tensor, threshold: float = 0.4) -> Tensor:
     check_fraction("threshold", threshold)
     host = cams.detach().float().cpu().numpy()
     if not (host.min() >= 0 and host.max() <= 1):
-        raise ValueError(
+        raise InputError(
             f"cams must lie in [0, 1]; got the range [{host.min():.4g}, {host.max():.4g}]"
         )
     height, width = host.shape[-2:]
@@ -158,7 +158,7 @@ def refine_cams(
 
     Raises:
         TypeError: not floating point.
-        ValueError: shapes that do not fit, values of ``cams`` outside [0, 1].
+        InputError: shapes that do not fit, values of ``cams`` outside [0, 1].
 
     Example:
         >>> cams = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
@@ -170,7 +170,7 @@ def refine_cams(
     patches = cams.shape[-2] * cams.shape[-1]
     expected = (*cams.shape[:-3], patches, patches)
     if attention.shape != expected:
-        raise ValueError(
+        raise InputError(
             f"attention must have shape {expected} to go with cams of shape {tuple(cams.shape)};"
             f" got {describe(attention)}"
         )

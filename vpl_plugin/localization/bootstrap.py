@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vpl_plugin.core.checks import check_count, check_fraction, describe
+from vpl_plugin.checks import check_count, check_fraction, describe
+from vpl_plugin.errors import InputError
 
 __all__ = ["Difference", "iou_counts", "mean_iou", "paired_difference"]
 
@@ -89,7 +90,7 @@ def paired_difference(
         ``counts`` minus ``base``.
 
     Raises:
-        ValueError: shapes that do not fit, no photo, or settings out of range.
+        InputError: shapes that do not fit, no photo, or settings out of range.
 
     Example:
         >>> base = torch.tensor([[[2, 2], [4, 4], [4, 4]]]).expand(8, -1, -1)
@@ -102,13 +103,13 @@ def paired_difference(
     sides = []
     for name, side in (("counts", counts), ("base", base)):
         if side.ndim not in (3, 4) or side.shape[-2] != 3 or side.shape[-3] == 0:
-            raise ValueError(
+            raise InputError(
                 f"{name} must have shape (photos, 3, C) or (runs, photos, 3, C);"
                 f" got {describe(side)}"
             )
         sides.append(side[None] if side.ndim == 3 else side)
     if sides[0].shape[1:] != sides[1].shape[1:]:
-        raise ValueError(
+        raise InputError(
             "counts and base must be of the same photos and classes;"
             f" got shapes {tuple(counts.shape)} and {tuple(base.shape)}"
         )

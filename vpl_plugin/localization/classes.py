@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vpl_plugin.core.checks import describe
-from vpl_plugin.localization.checks import check_class_values
+from vpl_plugin.checks import check_class_values, describe
+from vpl_plugin.errors import InputError
 
 __all__ = ["pad_classes"]
 
@@ -26,7 +26,7 @@ def pad_classes(classes: Tensor | Sequence[Sequence[int]], num_foreground: int) 
 
     Raises:
         TypeError: not integers.
-        ValueError: no photo, a photo without a class, an index that does not exist or is given
+        InputError: no photo, a photo without a class, an index that does not exist or is given
             twice for one photo.
 
     Example:
@@ -38,7 +38,7 @@ def pad_classes(classes: Tensor | Sequence[Sequence[int]], num_foreground: int) 
         if classes.is_floating_point() or classes.dtype == torch.bool:
             raise TypeError(f"classes must be integers; got {describe(classes)}")
         if classes.ndim != 2 or 0 in classes.shape:
-            raise ValueError(
+            raise InputError(
                 "classes must have shape (B, K), padded with -1, with B and K of 1 or more;"
                 f" got {describe(classes)}"
             )
@@ -52,7 +52,7 @@ def pad_classes(classes: Tensor | Sequence[Sequence[int]], num_foreground: int) 
 
 def _stack(classes: Sequence[Sequence[int]]) -> Tensor:
     if len(classes) == 0:
-        raise ValueError("classes must list the classes of at least one photo; got no photo")
+        raise InputError("classes must list the classes of at least one photo; got no photo")
     if not all(isinstance(photo, Sequence) and not isinstance(photo, str) for photo in classes):
         raise TypeError(
             "classes must be a list of class indices for each photo, such as [[3], [0, 2]];"
@@ -66,8 +66,8 @@ def _check_photos(padded: Tensor) -> None:
     for photo, row in enumerate(padded.tolist()):
         present = [index for index in row if index >= 0]
         if not present:
-            raise ValueError(f"classes must name a class or more a photo; photo {photo} has none")
+            raise InputError(f"classes must name a class or more a photo; photo {photo} has none")
         if len(set(present)) < len(present):
-            raise ValueError(
+            raise InputError(
                 f"classes must name each class once a photo; photo {photo} has {present}"
             )

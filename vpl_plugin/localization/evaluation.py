@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vpl_plugin.core.checks import check_count, describe
-from vpl_plugin.localization.checks import counted_pixels
+from vpl_plugin.checks import check_count, counted_pixels, describe
+from vpl_plugin.errors import InputError
 
 __all__ = [
+    "ErrorShares",
     "SegmentationMeter",
     "SegmentationScores",
     "confusion_matrix",
+    "error_shares",
     "segmentation_scores",
 ]
 
@@ -45,19 +47,14 @@ def segmentation_scores(confusion: Tensor) -> SegmentationScores:
         mIoU, IoU of each class, pixel accuracy.
 
     Raises:
-        ValueError: not a square matrix, or not a single pixel counted.
+        InputError: not a square matrix, or not a single pixel counted.
 
     Example:
         >>> scores = segmentation_scores(torch.tensor([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))
         >>> round(scores.miou, 4), scores.per_class_iou
         (0.7083, tensor([0.7500, 0.6667,    nan], dtype=torch.float64))
     """
-    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
-        raise ValueError(f"confusion must have shape (C, C); got {describe(confusion)}")
-    counts = confusion.detach().double().cpu()
-    total = counts.sum()
-    if total == 0:
-        raise ValueError("confusion must count at least one pixel; got none")
+    counts, total = _checked(confusion)
     right = counts.diagonal()
     truth = counts.sum(dim=1)
     per_class_iou = right / (truth + counts.sum(dim=0) - right)
@@ -66,6 +63,53 @@ def segmentation_scores(confusion: Tensor) -> SegmentationScores:
         per_class_iou=per_class_iou,
         pixel_accuracy=float(right.sum() / total),
     )
+
+
+class ErrorShares(NamedTuple):
+    """The pixels that are wrong, by kind, as shares of all counted pixels; each in [0, 1].
+
+    Attributes:
+        class_to_background: pixels of a class called background.
+        background_to_class: background called a class.
+        class_to_class: pixels of a class called another class.
+    """
+
+    class_to_background: float
+    background_to_class: float
+    class_to_class: float
+
+
+def error_shares(confusion: Tensor) -> ErrorShares:
+    """What kinds of errors a confusion matrix holds.
+
+    Args:
+        confusion: (C, C) counts, rows the ground truth, label 0 the background.
+
+    Returns:
+        Three shares, which add up to 1 less the pixel accuracy.
+
+    Raises:
+        InputError: not a square matrix, or not a single pixel counted.
+
+    Example:
+        >>> error_shares(torch.tensor([[5, 1, 0], [2, 0, 1], [0, 0, 1]]))
+        ErrorShares(class_to_background=0.2, background_to_class=0.1, class_to_class=0.1)
+    """
+    counts, total = _checked(confusion)
+    classes = counts[1:, 1:]
+    wrong = (counts[1:, 0].sum(), counts[0, 1:].sum(), classes.sum() - classes.diagonal().sum())
+    return ErrorShares(*(float(each / total) for each in wrong))
+
+
+def _checked(confusion: Tensor) -> tuple[Tensor, Tensor]:
+    """A confusion matrix in float64 on the CPU, and its sum."""
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise InputError(f"confusion must have shape (C, C); got {describe(confusion)}")
+    counts = confusion.detach().double().cpu()
+    total = counts.sum()
+    if total == 0:
+        raise InputError("confusion must count at least one pixel; got none")
+    return counts, total
 
 
 def confusion_matrix(
@@ -89,7 +133,7 @@ def confusion_matrix(
 
     Raises:
         TypeError: labels that are no integers.
-        ValueError: shapes that differ, or a label that does not exist.
+        InputError: shapes that differ, or a label that does not exist.
 
     Example:
         >>> confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 255]), num_classes=2)
@@ -119,7 +163,7 @@ class SegmentationMeter:
         sum_over_ranks: False where one rank measures alone and must not wait for the others.
 
     Raises:
-        ValueError: ``num_classes`` is no whole number of 1 or more.
+        InputError: ``num_classes`` is no whole number of 1 or more.
 
     Example:
         >>> meter = SegmentationMeter(num_classes=2)
@@ -159,7 +203,7 @@ class SegmentationMeter:
 
         Raises:
             TypeError: labels that are no integers.
-            ValueError: shapes that differ, or a label that does not exist.
+            InputError: shapes that differ, or a label that does not exist.
         """
         prediction = torch.as_tensor(prediction, device=self._matrix.device)
         mask = torch.as_tensor(mask, device=self._matrix.device)
@@ -170,7 +214,7 @@ class SegmentationMeter:
         """The scores of all photos so far.
 
         Raises:
-            ValueError: no pixel was counted.
+            InputError: no pixel was counted.
         """
         return segmentation_scores(self.confusion())
 

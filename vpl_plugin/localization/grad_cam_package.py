@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vpl_plugin.core.checks import check_matrix, check_positive, describe
-from vpl_plugin.localization.checks import check_prototypes
+from vpl_plugin.checks import describe
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.classes import pad_classes
+from vpl_plugin.prototypes import Prototypes, check_prototypes
 
 if TYPE_CHECKING:
     from vpl_plugin.clip.model import ClipModel
@@ -32,21 +33,21 @@ class PrototypeClassifier(nn.Module):
 
     Args:
         model: the CLIP model.
-        prototypes: (N, D), text or vision prototypes; rows need no unit norm.
-        num_foreground: number of foreground rows, the first ones; needed with ``classes`` only.
+        prototypes: text or vision prototypes; rows need no unit norm. Their temperature is the
+            softmax's, CLIP's own (``1 / model.logit_scale``) where it is None.
         classes: the foreground classes that the photos show. None: every row is in the softmax.
-        temperature: of the softmax; None is CLIP's own, ``1 / model.logit_scale``.
 
     Raises:
-        TypeError: ``prototypes`` is no floating-point matrix.
-        ValueError: prototypes of another width or device, ``classes`` without ``num_foreground`` or
-            of an index that does not exist, a temperature that is not above 0.
+        TypeError: ``prototypes`` are no :class:`~vpl_plugin.Prototypes`.
+        InputError: prototypes of another width or device; with ``classes``, no background row, or a
+            class that does not exist.
 
     Example:
         >>> from pytorch_grad_cam import GradCAM
         >>> from vpl_plugin.clip import load_clip
         >>> model = load_clip("mini", device="cpu")
-        >>> classifier = PrototypeClassifier(model, torch.eye(5, model.embed_dim))
+        >>> prototypes = Prototypes(torch.eye(5, model.embed_dim), ("cat", "dog", "cow"))
+        >>> classifier = PrototypeClassifier(model, prototypes)
         >>> cam = GradCAM(
         ...     model=classifier,
         ...     target_layers=[classifier.target_layer],
@@ -62,37 +63,26 @@ class PrototypeClassifier(nn.Module):
     def __init__(
         self,
         model: ClipModel,
-        prototypes: Tensor,
+        prototypes: Prototypes,
         *,
-        num_foreground: int | None = None,
         classes: Sequence[int] | None = None,
-        temperature: float | None = None,
     ) -> None:
         super().__init__()
-        check_matrix("prototypes", prototypes, min_rows=2)
-        if prototypes.shape[1] != model.embed_dim:
-            raise ValueError(
-                f"prototypes must have the model's D = {model.embed_dim} columns;"
-                f" got {describe(prototypes)}"
+        check_prototypes(prototypes, model.embed_dim, background=classes is not None)
+        rows = prototypes.rows
+        if rows.device != model.device:
+            raise InputError(
+                f"prototypes must be on the model's device {model.device}; got {describe(rows)}"
             )
-        if prototypes.device != model.device:
-            raise ValueError(
-                f"prototypes must be on the model's device {model.device};"
-                f" got {describe(prototypes)}"
-            )
-        self.temperature = 1.0 / model.logit_scale if temperature is None else temperature
-        check_positive("temperature", self.temperature)
-        excluded = torch.zeros(len(prototypes), dtype=torch.bool, device=prototypes.device)
+        self.temperature = prototypes.temperature or 1.0 / model.logit_scale
+        excluded = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         if classes is not None:
-            if num_foreground is None:
-                raise ValueError("num_foreground must be given with classes; got None")
-            check_prototypes(prototypes, num_foreground)
-            excluded[:num_foreground] = True
-            excluded[pad_classes([classes], num_foreground)[0]] = False
+            excluded[: prototypes.num_foreground] = True
+            excluded[pad_classes([classes], prototypes.num_foreground)[0]] = False
         self.model = model
         # Registered so that moving the classifier moves the model's weights along.
         self.weights = model.module
-        unit = F.normalize(prototypes.detach(), dim=1)
+        unit = F.normalize(rows.detach(), dim=1)
         self.prototypes = nn.Parameter(unit, requires_grad=False)
         self.register_buffer("excluded", excluded)
         self.target_layer = nn.Identity()
@@ -124,7 +114,7 @@ class ClassProbability:
         index: row of the prototypes, the class's own index.
 
     Raises:
-        ValueError: ``index`` is negative or no whole number; or, when called, beyond the outputs.
+        InputError: ``index`` is negative or no whole number; or, when called, beyond the outputs.
 
     Example:
         >>> ClassProbability(1)(torch.tensor([0.2, 0.7, 0.1]))
@@ -133,13 +123,13 @@ class ClassProbability:
 
     def __init__(self, index: int) -> None:
         if not isinstance(index, int) or index < 0:
-            raise ValueError(f"index must be a whole number of 0 or more; got {index!r}")
+            raise InputError(f"index must be a whole number of 0 or more; got {index!r}")
         self.index = index
 
     def __call__(self, probabilities: Tensor) -> Tensor:
         """The probability (...) of the class, out of probabilities (..., N)."""
         if self.index >= probabilities.shape[-1]:
-            raise ValueError(
+            raise InputError(
                 f"index must be below the number of classes {probabilities.shape[-1]};"
                 f" got {self.index}"
             )

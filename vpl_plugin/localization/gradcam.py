@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vpl_plugin.core.checks import check_positive, check_same_device, describe
-from vpl_plugin.localization.checks import check_prototypes
+from vpl_plugin.checks import check_same_device
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.classes import pad_classes
 from vpl_plugin.localization.normalization import min_max
+from vpl_plugin.prototypes import Prototypes, check_prototypes
 
 if TYPE_CHECKING:
     from vpl_plugin.clip.model import ClipModel, VisionTokens
@@ -39,11 +40,8 @@ class GradCAMOutput(NamedTuple):
 def grad_cam(
     model: ClipModel,
     tokens: VisionTokens,
-    prototypes: Tensor,
+    prototypes: Prototypes,
     classes: Tensor | Sequence[Sequence[int]],
-    *,
-    num_foreground: int,
-    temperature: float | None = None,
 ) -> GradCAMOutput:
     r"""GradCAM of every class present in every photo (Eq. 1 of the VPL paper), as in CLIP-ES.
 
@@ -64,45 +62,36 @@ def grad_cam(
     Args:
         model: the CLIP model.
         tokens: what ``model.tokens_before_last_block`` returned for B photos.
-        prototypes: (N, D), text or vision prototypes: ``num_foreground`` classes, then background.
-            Rows need no unit norm.
+        prototypes: text or vision prototypes; rows need no unit norm. Their temperature is the
+            softmax's, CLIP's own (``1 / model.logit_scale``) where it is None.
         classes: the foreground classes present in each photo: a list of indices a photo, or (B, K)
             integers on the CPU padded with -1.
-        num_foreground: number of foreground rows of ``prototypes``.
-        temperature: of the softmax. None: CLIP's own, ``1 / model.logit_scale``, which is right for
-            text prototypes. Vision prototypes want the tau_I that they were learned with.
 
     Returns:
         cams, probabilities, features and attention; float32, or float64 of a float64 model.
 
     Raises:
         TypeError: ``classes`` or ``prototypes`` of the wrong kind.
-        ValueError: a photo without a class, a class that does not exist, prototypes of another
-            width or device, no background row, a temperature that is not above 0.
+        InputError: a photo without a class, a class that does not exist, prototypes of another
+            width or device, or no background row.
 
     Example:
         >>> from vpl_plugin.clip import load_clip
         >>> model = load_clip("mini", device="cpu")
         >>> pixels = torch.zeros(2, 3, 32, 48)
-        >>> prototypes = torch.eye(5, model.embed_dim)
+        >>> prototypes = Prototypes(torch.eye(5, model.embed_dim), ("cat", "dog", "cow"))
         >>> tokens = model.tokens_before_last_block(pixels)
-        >>> output = grad_cam(model, tokens, prototypes, [[2], [0, 1]], num_foreground=3)
+        >>> output = grad_cam(model, tokens, prototypes, [[2], [0, 1]])
         >>> output.cams.shape, output.probabilities.shape
         (torch.Size([2, 2, 2, 3]), torch.Size([2, 2]))
     """
-    check_prototypes(prototypes, num_foreground)
-    if prototypes.shape[1] != model.embed_dim:
-        raise ValueError(
-            f"prototypes must have the model's D = {model.embed_dim} columns;"
-            f" got {describe(prototypes)}"
-        )
-    check_same_device("prototypes", prototypes, "tokens", tokens.tokens)
-    if temperature is None:
-        temperature = 1.0 / model.logit_scale
-    check_positive("temperature", temperature)
+    check_prototypes(prototypes, model.embed_dim)
+    rows, num_foreground = prototypes.rows, prototypes.num_foreground
+    check_same_device("prototypes", rows, "tokens", tokens.tokens)
+    temperature = prototypes.temperature or 1.0 / model.logit_scale
     padded = pad_classes(classes, num_foreground)
     if padded.shape[0] != tokens.tokens.shape[0]:
-        raise ValueError(
+        raise InputError(
             f"classes must list the classes of each of the {tokens.tokens.shape[0]} photos of"
             f" tokens; got {padded.shape[0]} photo(s)"
         )
@@ -112,7 +101,7 @@ def grad_cam(
     block = model.pooled_block(tokens.tokens)
     dtype = torch.promote_types(block.projected.dtype, torch.float32)
     projected = block.projected.to(dtype)
-    unit_prototypes = F.normalize(prototypes.detach().to(dtype), dim=1)
+    unit_prototypes = F.normalize(rows.detach().to(dtype), dim=1)
     # A caller in inference mode or under no_grad still gets gradients.
     with torch.inference_mode(False), torch.enable_grad():
         mean = projected.mean(dim=1).clone().requires_grad_()

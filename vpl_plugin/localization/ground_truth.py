@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.mask_files import IGNORE_INDEX, read_mask
 
 __all__ = ["check_shows_classes", "no_class_shown", "read_truth"]
@@ -31,19 +32,19 @@ def read_truth(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a readable mask, one of another size than the photo, or one with labels
+        InputError: not a readable mask, one of another size than the photo, or one with labels
             beyond F; the message names the file, what it holds and what was expected.
     """
     mask = read_mask(path)
     if mask.shape != size:
-        raise ValueError(
+        raise InputError(
             f"{path} is of size {mask.shape}, its photo of {size} (height, width): a mask has the"
             " size of its photo"
         )
     held = _held(mask)
     wrong = [label for label in held if num_foreground < label != IGNORE_INDEX]
     if wrong:
-        raise ValueError(
+        raise InputError(
             f"{path} has the label {wrong[0]}, which no class has: it holds {_listed(held)};"
             f" {_expected(num_foreground)}"
         )
@@ -60,19 +61,19 @@ def check_shows_classes(masks: Iterable[str | os.PathLike[str]], num_foreground:
         num_foreground: F.
 
     Raises:
-        ValueError: there are readable masks, and not one shows a class.
+        InputError: there are readable masks, and not one shows a class.
     """
     held = []
     for path in masks:
         try:
             labels = _held(read_mask(path))
-        except (ValueError, FileNotFoundError):
+        except (InputError, FileNotFoundError):
             continue
         if any(label not in (0, IGNORE_INDEX) for label in labels):
             return
         held.append(labels)
     if held:
-        raise ValueError(no_class_shown(held, num_foreground))
+        raise InputError(no_class_shown(held, num_foreground))
 
 
 def no_class_shown(held: Sequence[Sequence[int]], num_foreground: int) -> str:

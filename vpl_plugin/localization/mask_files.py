@@ -6,9 +6,12 @@ import os
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from vpl_plugin.atomic_files import whole_file
-from vpl_plugin.localization.checks import check_mask
+from vpl_plugin.checks import check_mask
+from vpl_plugin.errors import InputError
+from vpl_plugin.results import MADE_FROM
 
 __all__ = ["IGNORE_INDEX", "present_classes", "read_mask", "voc_palette", "write_mask"]
 
@@ -35,7 +38,9 @@ def voc_palette() -> np.ndarray:
     return np.asarray(colours, dtype=np.uint8)
 
 
-def write_mask(path: str | os.PathLike[str], mask: np.ndarray) -> None:
+def write_mask(
+    path: str | os.PathLike[str], mask: np.ndarray, *, made_from: str | None = None
+) -> None:
     """Write a mask as a palette PNG, whole or not at all.
 
     The file is written under a temporary name beside ``path`` and then renamed, so that a process
@@ -44,17 +49,23 @@ def write_mask(path: str | os.PathLike[str], mask: np.ndarray) -> None:
     Args:
         path: of the PNG file; its folder must exist.
         mask: (H, W) uint8 labels.
+        made_from: the digest of its inputs, kept as a text of the PNG; see
+            :class:`~vpl_plugin.results.Results`.
 
     Raises:
         TypeError: the mask is no uint8 array.
-        ValueError: the mask is not (H, W).
+        InputError: the mask is not (H, W).
         OSError: the file cannot be written.
     """
     check_mask(mask)
     image = Image.fromarray(mask)
     image.putpalette(voc_palette().tobytes())
+    texts = {}
+    if made_from is not None:
+        texts["pnginfo"] = PngInfo()
+        texts["pnginfo"].add_text(MADE_FROM, made_from)
     with whole_file(path) as part:
-        image.save(part, format="PNG")
+        image.save(part, format="PNG", **texts)
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
@@ -73,7 +84,7 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not an image, a broken one, or one whose pixels are no 8-bit labels; the message
+        InputError: not an image, a broken one, or one whose pixels are no 8-bit labels; the message
             names the file.
     """
     # Pillow's decoders raise whatever a damaged header leads them to.
@@ -86,9 +97,9 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
         raise
     except Exception as error:
         why = str(error) or type(error).__name__
-        raise ValueError(f"{path} is not a readable mask: {why}") from error
+        raise InputError(f"{path} is not a readable mask: {why}") from error
     if mode not in ("P", "L"):
-        raise ValueError(
+        raise InputError(
             f"{path} must be a palette or 8-bit grey-level image, one label a pixel;"
             f" got mode {mode}"
         )
@@ -97,7 +108,7 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     try:
         return _labels_of(mask, np.array(colours, dtype=np.uint8).reshape(-1, 3))
     except ValueError as error:
-        raise ValueError(f"{path} {error}") from error
+        raise InputError(f"{path} {error}") from error
 
 
 def _labels_of(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
@@ -120,14 +131,14 @@ def _labels_of(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
             table[used] = labels
             return table[indices]
         moved = next(i for i, label in zip(used, labels, strict=True) if i != label)
-        raise ValueError(
+        raise InputError(
             f"has PASCAL VOC's colours at other palette indices, such as that of the label"
             f" {label_of[tuple(palette[moved].tolist())]} at {moved}: save it with VOC's palette,"
             " or its labels as grey levels"
         )
     black = [i for i in used if not palette[i].any() and i not in (0, IGNORE_INDEX)]
     if black and palette[0].any():
-        raise ValueError(
+        raise InputError(
             f"has black at the palette index {black[0]} and the colour {palette[0].tolist()} at 0,"
             " where the background is expected: save it with VOC's palette, or its labels as grey"
             " levels"

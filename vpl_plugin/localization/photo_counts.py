@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.errors import InputError
 
 __all__ = ["PHOTO_COUNTS", "PhotoCounts", "read_photo_counts", "write_photo_counts"]
 
@@ -55,7 +56,7 @@ def read_photo_counts(path: str | os.PathLike[str]) -> PhotoCounts:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is broken, or another kind of file.
+        InputError: it is broken, or another kind of file.
     """
     try:
         with np.load(path, allow_pickle=False) as held:
@@ -66,10 +67,10 @@ def read_photo_counts(path: str | os.PathLike[str]) -> PhotoCounts:
                 if name.startswith("counts_")
             }
     except (zipfile.BadZipFile, KeyError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} does not hold the counts of photos: {error}") from error
+        raise InputError(f"{path} does not hold the counts of photos: {error}") from error
     for kind, counts in kinds.items():
         if counts.ndim != 3 or counts.shape[:2] != (len(names), 3):
-            raise ValueError(
+            raise InputError(
                 f"{path} must hold counts of shape ({len(names)}, 3, C); {kind!r} has"
                 f" {tuple(counts.shape)}"
             )

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vpl_plugin.core.checks import check_fraction
-from vpl_plugin.localization.checks import check_cams, check_photo, class_vector
+from vpl_plugin.checks import check_cams, check_fraction, check_photo, class_vector
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.crf import dense_crf
 from vpl_plugin.localization.seeds import background_score
 
@@ -47,7 +47,7 @@ def pseudo_mask(
     Raises:
         ImportError: the CRF's backend ``pydensecrf`` is asked for and not installed.
         TypeError: inputs of the wrong kind.
-        ValueError: shapes that do not fit, a class whose label collides with ``ignore_index`` or
+        InputError: shapes that do not fit, a class whose label collides with ``ignore_index`` or
             does not fit in 8 bits, settings out of range.
 
     Example:
@@ -59,16 +59,16 @@ def pseudo_mask(
     check_photo(photo)
     check_cams(cams)
     if cams.ndim != 3 or cams.shape[1:] != photo.shape[:2]:
-        raise ValueError(
+        raise InputError(
             f"cams must have shape (K, {photo.shape[0]}, {photo.shape[1]}), that of the photo (see"
             f" resize_cams); got {tuple(cams.shape)}"
         )
     check_fraction("confidence", confidence)
     if not 0 <= ignore_index <= 255:
-        raise ValueError(f"ignore_index must lie in [0, 255]; got {ignore_index}")
+        raise InputError(f"ignore_index must lie in [0, 255]; got {ignore_index}")
     labels = np.append(0, class_vector(classes, cams).cpu().numpy() + 1)
     if not ((labels[1:] > 0) & (labels[1:] < 256) & (labels[1:] != ignore_index)).all():
-        raise ValueError(
+        raise InputError(
             "classes must be indices c whose label c + 1 fits in 8 bits and is not the ignore_index"
             f" {ignore_index}; got {(labels[1:] - 1).tolist()}"
         )

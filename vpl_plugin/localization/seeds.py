@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vpl_plugin.core.checks import (
+from vpl_plugin.checks import (
+    check_cams,
+    check_class_values,
     check_fraction,
     check_positive,
     check_same_columns,
     check_same_device,
+    class_vector,
     describe,
 )
-from vpl_plugin.core.targets import text_distribution
-from vpl_plugin.localization.checks import (
-    check_cams,
-    check_class_values,
-    check_prototypes,
-    check_size,
-    class_vector,
-)
+from vpl_plugin.core.targets.text import text_distribution
+from vpl_plugin.errors import InputError
+from vpl_plugin.prototypes import Prototypes, check_prototypes
 
 __all__ = [
     "NO_SEED",
@@ -49,7 +48,7 @@ def background_score(cams: Tensor, power: float = 1.0) -> Tensor:
         (..., 1, h, w), values in [0, 1], ready to be put before the classes.
 
     Raises:
-        ValueError: wrong rank, or a power that is not above 0.
+        InputError: wrong rank, or a power that is not above 0.
 
     Example:
         >>> background_score(torch.tensor([[[0.2, 0.9]], [[0.4, 0.5]]]), power=2)
@@ -73,7 +72,7 @@ def cams_to_labels(cams: Tensor, classes: Tensor | Sequence[int], power: float =
 
     Raises:
         TypeError: classes that are no integers.
-        ValueError: wrong shapes, or a power that is not above 0.
+        InputError: wrong shapes, or a power that is not above 0.
 
     Example:
         >>> cams = torch.tensor([[[0.2, 0.9]], [[0.4, 0.5]]])
@@ -101,14 +100,14 @@ def resize_cams(cams: Tensor, size: tuple[int, int]) -> Tensor:
 
     Raises:
         TypeError: not floating point.
-        ValueError: wrong rank, or a size that is not two whole numbers above 0.
+        InputError: wrong rank, or a size that is not two whole numbers above 0.
 
     Example:
         >>> resize_cams(torch.tensor([[[0.0, 1.0]]]), (1, 4))
         tensor([[[0.0000, 0.2500, 0.7500, 1.0000]]])
     """
     check_cams(cams)
-    size = check_size(size)
+    size = _check_size(size)
     maps = cams.reshape(-1, *cams.shape[-3:])
     resized = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
     return resized.view(*cams.shape[:-2], *size)
@@ -118,9 +117,8 @@ def seed_targets(
     cams: Tensor,
     classes: Tensor | Sequence[int],
     features: Tensor,
-    prototypes: Tensor,
+    prototypes: Prototypes,
     *,
-    num_foreground: int,
     threshold: float = 0.4,
     tau_T: float = 0.01,
 ) -> Tensor:
@@ -134,8 +132,7 @@ def seed_targets(
         cams: (..., K, h, w), values in [0, 1], raw or refined.
         classes: (..., K) class indices of the maps, on the CPU; -1 marks a padded map.
         features: (..., h * w, D), unit rows.
-        prototypes: (N, D) text prototypes, unit rows: ``num_foreground`` classes, then background.
-        num_foreground: number of foreground rows of ``prototypes``.
+        prototypes: text prototypes (N, D), unit rows.
         threshold: Phi, in [0, 1]; the paper's best is 0.4.
         tau_T: CLIP's temperature.
 
@@ -144,38 +141,36 @@ def seed_targets(
 
     Raises:
         TypeError: not floating point, or classes that are no integers.
-        ValueError: shapes, widths or devices that do not fit, a class that does not exist, no
+        InputError: shapes, widths or devices that do not fit, a class that does not exist, no
             background row, a threshold outside [0, 1], tau_T not above 0.
 
     Example:
         >>> cams = torch.tensor([[[0.9, 0.1]]])
         >>> features = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-        >>> prototypes = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-        >>> seed_targets(cams, [0], features, prototypes, num_foreground=1, tau_T=1.0)
+        >>> text = Prototypes(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), ("cat",))
+        >>> seed_targets(cams, [0], features, text, tau_T=1.0)
         tensor([[1.0000, 0.0000, 0.0000],
                 [0.0000, 0.7311, 0.2689]])
     """
     check_cams(cams)
     classes = class_vector(classes, cams)
-    check_prototypes(prototypes, num_foreground)
-    check_class_values(classes, num_foreground)
+    check_prototypes(prototypes)
+    check_class_values(classes, prototypes.num_foreground)
     check_fraction("threshold", threshold)
     check_positive("tau_T", tau_T)
     pixels = (*cams.shape[:-3], cams.shape[-2] * cams.shape[-1])
     if features.ndim != len(pixels) + 1 or features.shape[:-1] != pixels:
-        raise ValueError(
+        raise InputError(
             f"features must have shape {(*pixels, 'D')}, one row a pixel of cams;"
             f" got {describe(features)}"
         )
     rows = features.flatten(0, -2)
-    check_same_columns("features", rows, "prototypes", prototypes)
-    check_same_device("features", features, "prototypes", prototypes)
+    check_same_columns("features", rows, "prototypes", prototypes.rows)
+    check_same_device("features", features, "prototypes", prototypes.rows)
     check_same_device("features", features, "cams", cams)
 
     seeds = seed_classes(cams, classes, threshold)
-    return targets_from_seeds(
-        seeds, features, prototypes, num_foreground=num_foreground, tau_T=tau_T
-    )
+    return targets_from_seeds(seeds, features, prototypes, tau_T)
 
 
 def seed_classes(cams: Tensor, classes: Tensor | Sequence[int], threshold: float = 0.4) -> Tensor:
@@ -191,7 +186,7 @@ def seed_classes(cams: Tensor, classes: Tensor | Sequence[int], threshold: float
 
     Raises:
         TypeError: not floating point, or classes that are no integers.
-        ValueError: shapes that do not fit, or a threshold outside [0, 1].
+        InputError: shapes that do not fit, or a threshold outside [0, 1].
 
     Example:
         >>> seed_classes(torch.tensor([[[0.9, 0.1]]]), [7], threshold=0.4)
@@ -206,32 +201,39 @@ def seed_classes(cams: Tensor, classes: Tensor | Sequence[int], threshold: float
 
 
 def targets_from_seeds(
-    seeds: Tensor,
-    features: Tensor,
-    prototypes: Tensor,
-    *,
-    num_foreground: int,
-    tau_T: float = 0.01,
+    seeds: Tensor, features: Tensor, prototypes: Prototypes, tau_T: float = 0.01
 ) -> Tensor:
     """The targets that seeds stand for: one-hot at a seed, elsewhere Eq. 5 over the background.
 
     Args:
         seeds: (..., p) int64, as :func:`seed_classes` gives them.
         features: (..., p, D), unit rows.
-        prototypes: (N, D) text prototypes, unit rows: ``num_foreground`` classes, then background.
-        num_foreground: number of foreground rows of ``prototypes``.
+        prototypes: text prototypes (N, D), unit rows.
         tau_T: CLIP's temperature.
 
     Returns:
         (..., p, N), rows that sum to 1, in the dtype of ``features``.
 
     Example:
-        >>> Z = torch.eye(3)
-        >>> targets_from_seeds(torch.tensor([0, -1]), Z[:2], Z, num_foreground=1, tau_T=1.0)
+        >>> text = Prototypes(torch.eye(3), ("cat",))
+        >>> targets_from_seeds(torch.tensor([0, -1]), torch.eye(3)[:2], text, tau_T=1.0)
         tensor([[1.0000, 0.0000, 0.0000],
                 [0.0000, 0.7311, 0.2689]])
     """
-    background = text_distribution(features.flatten(0, -2), prototypes[num_foreground:], tau_T)
-    targets = F.pad(background, (num_foreground, 0)).view(*seeds.shape, len(prototypes))
+    background = text_distribution(features.flatten(0, -2), prototypes.background, tau_T)
+    targets = F.pad(background, (prototypes.num_foreground, 0)).unflatten(0, seeds.shape)
     one_hot = torch.zeros_like(targets).scatter_(-1, seeds.clamp(min=0)[..., None], 1.0)
     return torch.where((seeds != NO_SEED)[..., None], one_hot, targets)
+
+
+def _check_size(size: object, name: str = "size") -> tuple[int, int]:
+    """A (height, width) of whole numbers above zero."""
+    if (
+        isinstance(size, Sequence)
+        and len(size) == 2
+        and all(isinstance(side, Integral) and int(side) >= 1 for side in size)
+    ):
+        return int(size[0]), int(size[1])
+    raise InputError(
+        f"{name} must be (height, width), two whole numbers of 1 or more; got {size!r}"
+    )

@@ -8,10 +8,20 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from vpl_plugin.core.checks import check_count
+from vpl_plugin.checks import check_count
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.mask_files import IGNORE_INDEX
 
-__all__ = ["PADDING", "Window", "augment", "crop_mask", "random_window"]
+__all__ = [
+    "PADDING",
+    "Crop",
+    "Window",
+    "augment",
+    "crop_mask",
+    "cut_out",
+    "draw_crop",
+    "random_window",
+]
 
 # CLIP's mean colour, which normalisation takes to 0.
 PADDING = (123, 117, 104)
@@ -29,6 +39,24 @@ class Window(NamedTuple):
     start: int
     length: int
     offset: int
+
+
+class Crop(NamedTuple):
+    """What is drawn for a photo and its mask.
+
+    Attributes:
+        scaled: (H, W) of the photo after scaling.
+        rows: where the crop lies in it, in pixels.
+        columns: the same across.
+        side: of the crop in pixels.
+        mirrored: left and right exchanged, of the crop.
+    """
+
+    scaled: tuple[int, int]
+    rows: Window
+    columns: Window
+    side: int
+    mirrored: bool
 
 
 def random_window(size: int, crop: int, rng: np.random.Generator) -> Window:
@@ -63,7 +91,7 @@ def augment(
         (crop, crop, 3) and (crop, crop), uint8.
 
     Raises:
-        ValueError: the mask is not of the photo's size, or a setting is out of range.
+        InputError: the mask is not of the photo's size, or a setting is out of range.
 
     Example:
         >>> photo, mask = np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), np.uint8)
@@ -72,24 +100,37 @@ def augment(
         ((16, 16, 3), (16, 16))
     """
     if photo.ndim != 3 or photo.shape[:2] != mask.shape:
-        raise ValueError(
+        raise InputError(
             f"photo must be (H, W, 3) and mask (H, W); got {photo.shape} and {mask.shape}"
         )
     check_count("crop", crop)
     check_scales(scales)
+    return cut_out(photo, mask, draw_crop(mask.shape, rng, crop=crop, scales=scales))
+
+
+def draw_crop(
+    size: tuple[int, ...], rng: np.random.Generator, *, crop: int, scales: tuple[float, float]
+) -> Crop:
+    """What :func:`augment` does with a photo of a size (H, W)."""
     scale = rng.uniform(*scales)
-    scaled = tuple(max(1, round(side * scale)) for side in mask.shape)
-    rows, columns = (random_window(side, crop, rng) for side in scaled)
+    height, width = (max(1, round(side * scale)) for side in size)
+    rows, columns = (random_window(side, crop, rng) for side in (height, width))
+    return Crop((height, width), rows, columns, crop, bool(rng.random() < 0.5))
+
+
+def cut_out(photo: np.ndarray, mask: np.ndarray, crop: Crop) -> tuple[np.ndarray, np.ndarray]:
+    """The crop of a photo and of its mask, as :func:`augment` gives them."""
+    scaled, rows, columns, side, mirrored = crop
     region = Image.fromarray(photo).resize(
         (columns.length, rows.length),
         Image.Resampling.BILINEAR,
         box=_box(rows, columns, scaled, mask.shape),
     )
-    cropped = np.empty((crop, crop, 3), np.uint8)
+    cropped = np.empty((side, side, 3), np.uint8)
     cropped[:] = PADDING
     _inner(cropped, rows, columns)[:] = np.asarray(region)
-    labels = crop_mask(mask, rows, columns, scaled, crop=(crop, crop))
-    if rng.random() < 0.5:
+    labels = crop_mask(mask, rows, columns, scaled, crop=(side, side))
+    if mirrored:
         return np.ascontiguousarray(cropped[:, ::-1]), np.ascontiguousarray(labels[:, ::-1])
     return cropped, labels
 
@@ -118,7 +159,7 @@ def crop_mask(
 def check_scales(scales: Sequence[float]) -> None:
     """A range of positive numbers."""
     if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
-        raise ValueError(f"scales must be (least, largest), both above 0; got {scales!r}")
+        raise InputError(f"scales must be (least, largest), both above 0; got {scales!r}")
 
 
 def _inner(crop: np.ndarray, rows: Window, columns: Window) -> np.ndarray:

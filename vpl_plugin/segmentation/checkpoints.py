@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.checks import check_blocks
 from vpl_plugin.clip import ClipModel
-from vpl_plugin.clip.checks import check_blocks
+from vpl_plugin.errors import InputError
 from vpl_plugin.segmentation.decoder import Decoder, DecoderOutput
 
 __all__ = ["Segmenter", "load_segmenter", "read_checkpoint_metadata", "save_checkpoint"]
@@ -57,7 +58,7 @@ class Segmenter(NamedTuple):
             (B, 1 + F, h', w') float32, channel 0 the background; h' = H / patch_size * upsampling.
 
         Raises:
-            TypeError, ValueError: as :meth:`ClipModel.block_tokens`.
+            TypeError, InputError: as :meth:`ClipModel.block_tokens`.
         """
         return self.output(pixels).logits
 
@@ -82,14 +83,14 @@ def save_checkpoint(
         made_by: anything JSON can hold: settings of the training, data, iterations.
 
     Raises:
-        ValueError: the path does not end in .safetensors, or there are not F names.
+        InputError: the path does not end in .safetensors, or there are not F names.
         OSError: the file cannot be written; what stood there before is kept.
     """
     from safetensors.torch import save
 
     path = _checked(path)
     if len(classes) != decoder.num_foreground:
-        raise ValueError(
+        raise InputError(
             f"classes must name the decoder's {decoder.num_foreground} foreground classes;"
             f" got {len(classes)}"
         )
@@ -116,7 +117,7 @@ def read_checkpoint_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is broken, or no decoder of this package.
+        InputError: the file is broken, or no decoder of this package.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -127,10 +128,10 @@ def read_checkpoint_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             noted = file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+        raise InputError(f"{path} is not a readable safetensors file: {error}") from error
     about = json.loads(noted.get("vpl", "{}"))
     if about.get("format") != FORMAT:
-        raise ValueError(
+        raise InputError(
             f"{path} must be a trained decoder of the format {FORMAT!r};"
             f" it notes {about.get('format')!r}"
         )
@@ -149,7 +150,7 @@ def load_segmenter(path: str | os.PathLike[str], model: ClipModel) -> Segmenter:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is broken, or the decoder was trained on another encoder.
+        InputError: the file is broken, or the decoder was trained on another encoder.
     """
     from safetensors.torch import load_file
 
@@ -160,7 +161,7 @@ def load_segmenter(path: str | os.PathLike[str], model: ClipModel) -> Segmenter:
         shown = ", ".join(
             f"{key} was {about['encoder'].get(key)!r}, is {encoder[key]!r}" for key in differing
         )
-        raise ValueError(f"{path} was trained on another encoder ({shown}): load that one")
+        raise InputError(f"{path} was trained on another encoder ({shown}): load that one")
     tensors = load_file(path)
     try:
         # Its random start, overwritten at once, must not move the caller's random numbers on.
@@ -168,7 +169,7 @@ def load_segmenter(path: str | os.PathLike[str], model: ClipModel) -> Segmenter:
             decoder = Decoder(tensors["prototypes"], **about["decoder"])
         decoder.load_state_dict(tensors)
     except (KeyError, RuntimeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} does not hold the weights that its header names: {error}"
         ) from error
     decoder = decoder.to(model.device).eval().requires_grad_(False)
@@ -188,5 +189,5 @@ def _encoder(model: ClipModel) -> dict[str, Any]:
 def _checked(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ValueError(f"path must end in .safetensors; got {str(path)!r}")
+        raise InputError(f"path must end in .safetensors; got {str(path)!r}")
     return path

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vpl_plugin.core.checks import check_matrix, check_rows, describe
+from vpl_plugin.checks import check_matrix, check_rows, describe
+from vpl_plugin.errors import InputError
 
 __all__ = ["Compactness", "compactness"]
 
@@ -37,7 +38,7 @@ class Compactness(NamedTuple):
     classes: int
 
 
-def compactness(embeddings: Tensor, labels: Tensor) -> Compactness:
+def compactness(embeddings: Tensor, labels: Tensor, *, centred: bool = False) -> Compactness:
     r"""Intra-class and inter-class distances of region embeddings.
 
     With unit embeddings :math:`u_r` and centroids :math:`c_n`, the unit mean of class n:
@@ -47,17 +48,21 @@ def compactness(embeddings: Tensor, labels: Tensor) -> Compactness:
 
     The paper shows this claim as a t-SNE picture (Fig. 4) only; the figures are this package's.
 
+    What all embeddings share makes every distance small, and less of it every distance larger:
+    ``centred`` takes it out, so that trainings compare which differ in it.
+
     Args:
         embeddings: (R, D), one row a region, of any length but 0.
         labels: (R,) integers, the class of each region; at least two classes, and one of them with
             two regions or more.
+        centred: of the embeddings less their mean, each class counting alike in it.
 
     Returns:
         The distances, computed in float64.
 
     Raises:
         TypeError: embeddings are not floating point, or labels no integers.
-        ValueError: shapes that do not fit, rows of zeros or not finite, too few regions.
+        InputError: shapes that do not fit, rows of zeros or not finite, too few regions.
 
     Example:
         >>> embeddings = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
@@ -70,18 +75,21 @@ def compactness(embeddings: Tensor, labels: Tensor) -> Compactness:
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise TypeError(f"labels must be integers; got {describe(labels)}")
     if labels.shape != rows.shape[:1]:
-        raise ValueError(
+        raise InputError(
             f"labels must have shape ({len(rows)},), one for each embedding; got {describe(labels)}"
         )
-    units = F.normalize(rows.double(), dim=1)
+    values = rows.double()
     present, index = labels.unique(return_inverse=True)
     member = F.one_hot(index, len(present)).double()
     counts = member.sum(dim=0)
     if len(present) < 2 or counts.max() < 2:
-        raise ValueError(
+        raise InputError(
             "labels must name two classes or more, and one of them twice; got"
             f" {len(rows)} region(s) of {len(present)} class(es)"
         )
+    if centred:
+        values = values - (member.T @ values / counts[:, None]).mean(dim=0)
+    units = F.normalize(values, dim=1)
     centroids = F.normalize(member.T @ units, dim=1)
     to_own = 1 - (units * centroids[index]).sum(dim=1)
     spread = (member.T @ to_own / counts)[counts > 1]

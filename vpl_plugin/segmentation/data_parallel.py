@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from vpl_plugin.core.distributed import sum_over_ranks
+from vpl_plugin.distributed import Ranks
 
-__all__ = ["Ranks", "gather", "gather_with_gradient", "sum_gradients"]
-
-
-class Ranks(NamedTuple):
-    """This process among those that train together.
-
-    Attributes:
-        rank: from 0.
-        world: how many processes there are; 1 without a process group.
-    """
-
-    rank: int
-    world: int
-
-    @classmethod
-    def of_group(cls) -> Ranks:
-        """As the default process group says, alone where there is none."""
-        if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size())
-        return cls(0, 1)
-
-    def wait(self) -> None:
-        """Returns once every process has come here."""
-        if self.world > 1:
-            dist.barrier()
+__all__ = ["gather", "gather_with_gradient", "sum_gradients"]
 
 
 def gather_with_gradient(maps: Tensor, ranks: Ranks) -> Tensor:

@@ -9,14 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vpl_plugin.checks import check_count, check_matrix, check_positive, check_rows, describe
 from vpl_plugin.clip import ClipModel
-from vpl_plugin.core.checks import (
-    check_count,
-    check_matrix,
-    check_positive,
-    check_rows,
-    describe,
-)
+from vpl_plugin.errors import InputError
+from vpl_plugin.prototypes import Prototypes
 
 __all__ = ["Decoder", "DecoderOutput", "class_maps"]
 
@@ -106,7 +102,7 @@ class Decoder(nn.Module):
 
     Raises:
         TypeError: ``prototypes`` is no floating-point tensor.
-        ValueError: a setting is out of range, or a prototype is zero or not finite.
+        InputError: a setting is out of range, or a prototype is zero or not finite.
 
     Example:
         >>> decoder = Decoder(torch.eye(4), 3, token_width=8, levels=2, width=8, heads=2)
@@ -149,12 +145,12 @@ class Decoder(nn.Module):
             else:
                 check_count(name, int(value) if isinstance(value, bool) else value)  # type: ignore[arg-type]
         if num_foreground > len(rows):
-            raise ValueError(
+            raise InputError(
                 f"num_foreground must be at most the number of prototypes, {len(rows)};"
                 f" got {num_foreground}"
             )
         if width % heads:
-            raise ValueError(f"width must be a multiple of heads; got {width} and {heads}")
+            raise InputError(f"width must be a multiple of heads; got {width} and {heads}")
         self.num_foreground = num_foreground
         self.upsampling = upsampling
         self.temperature = temperature
@@ -174,8 +170,7 @@ class Decoder(nn.Module):
     def for_model(
         cls,
         model: ClipModel,
-        prototypes: Tensor,
-        num_foreground: int,
+        prototypes: Prototypes,
         blocks: Sequence[int],
         **settings: int | float,
     ) -> Decoder:
@@ -184,23 +179,25 @@ class Decoder(nn.Module):
         Args:
             model: the frozen encoder, on whose device the decoder is put; its layer norm and
                 projection are copied.
-            prototypes: (N, D), learned from this encoder's features.
-            num_foreground: F.
+            prototypes: learned from this encoder's features.
             blocks: whose tokens will come in, as :meth:`ClipModel.block_tokens` gives them.
-            **settings: ``width``, ``layers``, ``heads``, ``upsampling``, ``temperature``.
+            **settings: ``width``, ``layers``, ``heads``, ``upsampling``, ``temperature``; the last
+                by default the prototypes' own.
 
         Raises:
-            ValueError: D is not the model's; otherwise as for the class.
+            InputError: D is not the model's; otherwise as for the class.
         """
-        rows = check_matrix("prototypes", prototypes)
+        rows = prototypes.rows
         if rows.shape[1] != model.embed_dim:
-            raise ValueError(
+            raise InputError(
                 f"prototypes must have the model's D = {model.embed_dim}; got D = {rows.shape[1]}:"
                 f" they belong to another encoder than {model.name!r}"
             )
+        if prototypes.temperature is not None:
+            settings.setdefault("temperature", prototypes.temperature)
         decoder = cls(
             rows,
-            num_foreground,
+            prototypes.num_foreground,
             token_width=model.token_width,
             levels=len(blocks),
             **settings,  # type: ignore[arg-type]
@@ -220,7 +217,7 @@ class Decoder(nn.Module):
             V and A, ``upsampling`` times as fine as the grid.
 
         Raises:
-            ValueError: the tokens are not of this shape.
+            InputError: the tokens are not of this shape.
         """
         self._check(tokens, grid)
         tokens = tokens.to(self.head.weight.dtype)
@@ -243,7 +240,7 @@ class Decoder(nn.Module):
     def _check(self, tokens: Tensor, grid: tuple[int, int]) -> None:
         expected = (self.settings["levels"], grid[0] * grid[1], self.settings["token_width"])
         if tokens.ndim != 4 or tuple(tokens.shape[1:]) != expected or len(tokens) == 0:
-            raise ValueError(
+            raise InputError(
                 f"tokens must have shape (B, levels, h * w, C) = (B, {expected[0]}, {expected[1]},"
                 f" {expected[2]}) for the grid {tuple(grid)}; got {describe(tokens)}"
             )

@@ -15,8 +15,9 @@ import torch
 
 from vpl_plugin.clip.preprocess import photo_size
 from vpl_plugin.core.distributed import sum_over_ranks
+from vpl_plugin.distributed import Ranks
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.mask_files import IGNORE_INDEX, read_mask
-from vpl_plugin.segmentation.data_parallel import Ranks
 
 __all__ = ["Example", "MaskFacts", "check_examples", "list_examples"]
 
@@ -77,11 +78,11 @@ def list_examples(
 
     Raises:
         FileNotFoundError: photos or pseudo-masks are missing; the message names them.
-        ValueError: there is no photo; or files are broken, of another size than the photo, or
+        InputError: there is no photo; or files are broken, of another size than the photo, or
             hold a label beyond F; the message names them.
     """
     if not photos:
-        raise ValueError("photos must hold at least one photo to train on; got none")
+        raise InputError("photos must hold at least one photo to train on; got none")
     examples = [
         Example(
             name,
@@ -123,16 +124,16 @@ def check_examples(
 
     Raises:
         FileNotFoundError: photos or pseudo-masks are missing; the message names them.
-        ValueError: no example, or a name given twice; classes beyond F; or files that are broken,
+        InputError: no example, or a name given twice; classes beyond F; or files that are broken,
             of another size than the photo, or hold a label beyond F; the message names them.
     """
     if not examples:
-        raise ValueError("examples must hold at least one photo to train on; got none")
+        raise InputError("examples must hold at least one photo to train on; got none")
     names = [example.name for example in examples]
     if len(set(names)) < len(names):
         counts = Counter(names)
         twice = sorted(name for name, count in counts.items() if count > 1)
-        raise ValueError(f"examples must have names of their own; twice: {_listed(twice)}")
+        raise InputError(f"examples must have names of their own; twice: {_listed(twice)}")
     _refuse(
         FileNotFoundError,
         "photos without a pseudo-mask",
@@ -144,7 +145,7 @@ def check_examples(
         (str(e.photo) for e in examples if not e.photo.is_file()),
     )
     _refuse(
-        ValueError,
+        InputError,
         f"photos with a class beyond the {num_foreground} foreground classes",
         (
             f"{e.name} ({list(e.classes)})"
@@ -164,7 +165,7 @@ def check_examples(
     found = share if ranks.world == 1 else _of_all_ranks(share, len(examples), ranks, device)
     # Only these are read again, for what is wrong with them.
     _refuse(
-        ValueError,
+        InputError,
         "pseudo-masks that do not fit",
         (
             str(_inspect(example, num_foreground))
@@ -180,7 +181,7 @@ def _inspect(example: Example, num_foreground: int) -> MaskFacts | str:
     try:
         size = _size(example.photo, _stamp(example.photo))
         shape, facts = _read(example.mask, _stamp(example.mask))
-    except ValueError as error:
+    except InputError as error:
         return str(error)
     if shape != size:
         shown = " x ".join(map(str, shape))

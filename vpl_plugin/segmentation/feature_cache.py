@@ -7,10 +7,9 @@ Mirrored photos are encoded too, so the flip is the real one.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,13 +18,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.checks import check_blocks
 from vpl_plugin.clip import ClipModel, open_photo
-from vpl_plugin.clip.checks import check_blocks
 from vpl_plugin.clip.out_of_memory import is_out_of_memory
-from vpl_plugin.run_folder import claim_folder
+from vpl_plugin.errors import InputError
+from vpl_plugin.results import Results
 from vpl_plugin.segmentation.examples import Example
 
-__all__ = ["FeatureCache", "View", "encoder_fingerprint"]
+__all__ = ["FeatureCache", "View"]
 
 
 class View(NamedTuple):
@@ -48,13 +48,13 @@ class FeatureCache:
         model: the frozen encoder.
         blocks: whose tokens are kept.
         scales: each photo is kept at each of them, plain and mirrored.
-        alone: no other process writes there now, see :func:`claim_folder`.
+        alone: no other process writes there now, see :meth:`Results.claim`.
 
     Attributes:
         views: in which each photo is kept.
 
     Raises:
-        ValueError: the folder holds tokens of another encoder, other blocks or scales; no scale,
+        InputError: the folder holds tokens of another encoder, other blocks or scales; no scale,
             or one that is not positive.
     """
 
@@ -68,18 +68,18 @@ class FeatureCache:
         alone: bool = True,
     ) -> None:
         if not scales or min(scales) <= 0:
-            raise ValueError(f"scales must be one or more numbers above 0; got {tuple(scales)}")
+            raise InputError(f"scales must be one or more numbers above 0; got {tuple(scales)}")
         self.folder = Path(folder)
         self._model = model
         self._blocks = check_blocks(blocks, model.depth)
         self.views = tuple(View(float(s), m) for s in sorted(set(scales)) for m in (False, True))
         settings = {
             "kind": "tokens of frozen blocks",
-            "encoder": encoder_fingerprint(model),
+            "encoder": model.fingerprint(),
             "blocks": self._blocks,
             "scales": [view.scale for view in self.views[::2]],
         }
-        claim_folder(self.folder, settings, alone=alone)
+        Results.claim(self.folder, settings, alone=alone)
 
     def fill(
         self, examples: Sequence[Example], *, rank: int = 0, world: int = 1, progress: bool = True
@@ -88,7 +88,7 @@ class FeatureCache:
 
         Raises:
             FileNotFoundError, BrokenPhotoError: a photo cannot be read.
-            ValueError: a token does not fit float16.
+            InputError: a token does not fit float16.
             MemoryError: a photo does not fit in memory; the message names it.
         """
         todo = [
@@ -111,7 +111,7 @@ class FeatureCache:
         Only what is sliced from them is read.
 
         Raises:
-            ValueError: the file is broken; the message names it.
+            InputError: the file is broken; the message names it.
         """
         return read_tokens(self.file(name, view))
 
@@ -126,7 +126,7 @@ class FeatureCache:
         for view, one in zip((plain, mirrored), self._tokens(name, pixels), strict=True):
             one = one.reshape(len(one), *grid, -1)
             if not np.isfinite(one).all():
-                raise ValueError(
+                raise InputError(
                     f"the tokens of {name} do not fit float16: train from photos, without a cache"
                 )
             file = self.file(name, view)
@@ -157,38 +157,9 @@ def read_tokens(file: Path) -> np.ndarray:
     """A file of the cache, mapped.
 
     Raises:
-        ValueError: it is not there or broken; the message names it.
+        InputError: it is not there or broken; the message names it.
     """
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{file} is broken; delete it and run again: {error}") from error
-
-
-def encoder_fingerprint(model: ClipModel) -> dict[str, Any]:
-    """What of an encoder its tokens depend on.
-
-    Args:
-        model: the encoder.
-
-    Returns:
-        "name", "dtype" (what it computes in), "weights" (a digest of its vision tower's) and
-        "activation" (its vision tower's).
-    """
-    digest = hashlib.sha256()
-    visual: Any = model.module.visual
-    for name, value in sorted(visual.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(_bytes(value))
-    # The same weights run with either, and only one of them is right.
-    kinds = {type(layer).__name__ for layer in visual.modules()} & {"GELU", "QuickGELU"}
-    return {
-        "name": model.name,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "weights": digest.hexdigest()[:16],
-        "activation": " and ".join(sorted(kinds)),
-    }
-
-
-def _bytes(value: Tensor) -> bytes:
-    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        raise InputError(f"{file} is broken; delete it and run again: {error}") from error

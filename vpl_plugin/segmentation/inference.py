@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vpl_plugin.checks import check_count, check_positive
 from vpl_plugin.clip.out_of_memory import is_out_of_memory
 from vpl_plugin.clip.preprocess import PixelArray
-from vpl_plugin.core.checks import check_count, check_positive
+from vpl_plugin.errors import InputError
 from vpl_plugin.segmentation.checkpoints import Segmenter
 from vpl_plugin.segmentation.resizing import bilinear_matrix
 
@@ -71,14 +72,15 @@ def segment(
         the background.
 
     Raises:
-        TypeError, ValueError: the photo is none, or a setting is out of range.
+        TypeError, InputError: the photo is none, or a setting is out of range.
 
     Example:
-        >>> from vpl_plugin.clip import load_clip
+        >>> from vpl_plugin import Prototypes, load_clip
         >>> from vpl_plugin.segmentation.decoder import Decoder
         >>> model = load_clip("mini", device="cpu")
-        >>> decoder = Decoder.for_model(model, torch.eye(3, model.embed_dim), 2, (0, 1)).eval()
-        >>> segmenter = Segmenter(model, decoder, (0, 1), ("cat", "dog"))
+        >>> pets = Prototypes(torch.eye(3, model.embed_dim), ("cat", "dog"))
+        >>> decoder = Decoder.for_model(model, pets, (0, 1)).eval()
+        >>> segmenter = Segmenter(model, decoder, (0, 1), pets.class_names)
         >>> segment(segmenter, np.zeros((40, 30, 3), np.uint8), flip=True).shape
         torch.Size([3, 40, 30])
     """
@@ -137,7 +139,7 @@ def probabilities(views: Views, classes: Sequence[int] | None = None) -> Tensor:
         (1 + F, H, W) float32, summing to 1 over the channels.
 
     Raises:
-        ValueError: a class that does not exist.
+        InputError: a class that does not exist.
 
     Example:
         >>> views = Views([torch.tensor([0.0, 2.0, 9.0]).reshape(3, 1, 1)], size=(1, 1))
@@ -164,10 +166,10 @@ def most_likely(views: Views, classes: Sequence[int] | None = None) -> np.ndarra
         (H, W) uint8: 0 is the background, 1 + n foreground class n.
 
     Raises:
-        ValueError: a class that does not exist, or more than 255 labels.
+        InputError: a class that does not exist, or more than 255 labels.
     """
     if len(views.maps[0]) > 255:
-        raise ValueError(f"views must have at most 255 labels; got {len(views.maps[0])}")
+        raise InputError(f"views must have at most 255 labels; got {len(views.maps[0])}")
     bands = [band.argmax(dim=0).to(torch.uint8).cpu() for band in _bands(views, classes)]
     return torch.cat(bands).numpy()
 
@@ -258,7 +260,7 @@ def _absent(channels: int, classes: Sequence[int] | None) -> list[int]:
         return []
     wrong = [index for index in classes if not 0 <= index < channels - 1]
     if wrong:
-        raise ValueError(f"classes must lie in [0, {channels - 2}]; got {wrong[0]}")
+        raise InputError(f"classes must lie in [0, {channels - 2}]; got {wrong[0]}")
     return [label for label in range(1, channels) if label - 1 not in classes]
 
 
@@ -266,16 +268,16 @@ def check_settings(scales: Sequence[float], window: int | None, overlap: float) 
     """Refuse settings of :func:`segment` that are out of range.
 
     Raises:
-        TypeError, ValueError: what is wrong, and what is expected.
+        TypeError, InputError: what is wrong, and what is expected.
     """
     if not scales:
-        raise ValueError("scales must hold at least one number; got none")
+        raise InputError("scales must hold at least one number; got none")
     for scale in scales:
         check_positive("scales", scale)
     if window is not None:
         check_count("window", window)
     if not 0 <= overlap < 1:
-        raise ValueError(f"overlap must lie in [0, 1); got {overlap!r}")
+        raise InputError(f"overlap must lie in [0, 1); got {overlap!r}")
 
 
 def _checked(photo: object) -> np.ndarray:
@@ -283,5 +285,5 @@ def _checked(photo: object) -> np.ndarray:
         kind = getattr(photo, "dtype", type(photo).__name__)
         raise TypeError(f"photo must be a PIL image or an array (H, W, 3) of uint8; got {kind}")
     if photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
-        raise ValueError(f"photo must be an array of shape (H, W, 3); got {photo.shape}")
+        raise InputError(f"photo must be an array of shape (H, W, 3); got {photo.shape}")
     return photo

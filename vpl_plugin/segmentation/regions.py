@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vpl_plugin.clip.preprocess import PixelArray
 from vpl_plugin.core.masked_pooling import masked_average_pooling
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.mask_files import IGNORE_INDEX
 from vpl_plugin.segmentation.checkpoints import Segmenter
 
@@ -33,15 +34,15 @@ def region_embeddings(
         the cell that it covers.
 
     Raises:
-        ValueError: the mask is not of the photo's size, or holds a class beyond F.
+        InputError: the mask is not of the photo's size, or holds a class beyond F.
     """
     size = (photo.height, photo.width) if isinstance(photo, Image.Image) else photo.shape[:2]
     if mask.shape != tuple(size):
-        raise ValueError(f"mask must be of the photo's size {tuple(size)}; got {mask.shape}")
+        raise InputError(f"mask must be of the photo's size {tuple(size)}; got {mask.shape}")
     found = np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1).nonzero()[0]
     labels = torch.from_numpy(found[(found != 0) & (found != IGNORE_INDEX)])
     if len(labels) and labels.max() > len(segmenter.classes):
-        raise ValueError(
+        raise InputError(
             f"mask must hold labels up to {len(segmenter.classes)}, or {IGNORE_INDEX}; got"
             f" {int(labels.max())}"
         )

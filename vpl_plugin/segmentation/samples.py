@@ -13,12 +13,18 @@ from torch.utils.data import Dataset
 
 from vpl_plugin.clip import open_photo
 from vpl_plugin.localization.mask_files import read_mask
-from vpl_plugin.segmentation.augmentation import Window, augment, crop_mask, random_window
+from vpl_plugin.segmentation.augmentation import (
+    Window,
+    crop_mask,
+    cut_out,
+    draw_crop,
+    random_window,
+)
 from vpl_plugin.segmentation.examples import Example
 from vpl_plugin.segmentation.feature_cache import FeatureCache, View, read_tokens
 from vpl_plugin.segmentation.sampler import Draw
 
-__all__ = ["CachedSamples", "PhotoSamples", "Sample", "crop_labels"]
+__all__ = ["CachedSamples", "PhotoSamples", "Sample", "crop_labels", "inside_patches"]
 
 
 class Sample(NamedTuple):
@@ -28,11 +34,13 @@ class Sample(NamedTuple):
         source: the photo, (crop, crop, 3) uint8, or its tokens, (levels, h * w, C) float16.
         mask: (crop, crop) uint8.
         labels: (F,) bool, the classes present.
+        inside: (h, w) bool, the patches that show the photo, and not padding.
     """
 
     source: Tensor
     mask: Tensor
     labels: Tensor
+    inside: Tensor
 
 
 def crop_labels(mask: np.ndarray, classes: Sequence[int], num_foreground: int) -> np.ndarray:
@@ -59,6 +67,31 @@ def crop_labels(mask: np.ndarray, classes: Sequence[int], num_foreground: int) -
     return shown & known
 
 
+def inside_patches(rows: Window, columns: Window, side: int, patch: int) -> Tensor:
+    """The patches of a crop whose middle shows the photo, and not padding.
+
+    Args:
+        rows: of the crop, in steps.
+        columns: the same across.
+        side: of the crop, in steps.
+        patch: steps that a patch has along each axis; divides ``side``.
+
+    Returns:
+        (side / patch, side / patch) bool.
+
+    Example:
+        >>> inside_patches(Window(0, 4, 3), Window(3, 8, 0), side=8, patch=4)
+        tensor([[False, False],
+                [ True,  True]])
+    """
+    middles = (torch.arange(side // patch) + 0.5) * patch
+    down, across = (
+        (middles > window.offset) & (middles < window.offset + window.length)
+        for window in (rows, columns)
+    )
+    return down[:, None] & across
+
+
 class PhotoSamples(Dataset[Sample]):
     """Crops of photos, for the encoder to run on; indexed by :class:`Draw`."""
 
@@ -68,23 +101,29 @@ class PhotoSamples(Dataset[Sample]):
         num_foreground: int,
         *,
         crop: int,
+        patch_size: int,
         scales: tuple[float, float],
         seed: int,
     ) -> None:
         self._examples, self._num_foreground = examples, num_foreground
-        self._crop, self._scales, self._seed = crop, scales, seed
+        self._crop, self._patch_size = crop, patch_size
+        self._scales, self._seed = scales, seed
 
     def __getitem__(self, draw: Draw) -> Sample:
         example = self._examples[draw.example]
-        photo, mask = augment(
-            np.asarray(open_photo(example.photo)),
-            read_mask(example.mask),
-            draw.generator(self._seed),
-            crop=self._crop,
-            scales=self._scales,
+        mask = read_mask(example.mask)
+        crop = draw_crop(
+            mask.shape, draw.generator(self._seed), crop=self._crop, scales=self._scales
         )
+        photo, mask = cut_out(np.asarray(open_photo(example.photo)), mask, crop)
         labels = crop_labels(mask, example.classes, self._num_foreground)
-        return Sample(torch.from_numpy(photo), torch.from_numpy(mask), torch.from_numpy(labels))
+        inside = inside_patches(crop.rows, crop.columns, self._crop, self._patch_size)
+        return Sample(
+            torch.from_numpy(photo),
+            torch.from_numpy(mask),
+            torch.from_numpy(labels),
+            inside.flip(1) if crop.mirrored else inside,
+        )
 
 
 class CachedSamples(Dataset[Sample]):
@@ -143,6 +182,7 @@ class CachedSamples(Dataset[Sample]):
             torch.from_numpy(tokens).flatten(1, 2),
             torch.from_numpy(labels),
             torch.from_numpy(present),
+            inside_patches(rows, columns, side, 1),
         )
 
     def _in_pixels(self, window: Window) -> Window:

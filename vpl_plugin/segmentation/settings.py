@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vpl_plugin.core.checks import (
-    check_choice,
-    check_count,
-    check_not_negative,
-    check_positive,
-)
+from vpl_plugin.checks import check_choice, check_count, check_not_negative, check_positive
 from vpl_plugin.core.cross_entropy import CROSS_ENTROPIES
-from vpl_plugin.core.masked_pooling import ACTIVATIONS
+from vpl_plugin.core.rsc import Contrast
+from vpl_plugin.errors import InputError
 
 __all__ = ["PRECISIONS", "TrainingSettings", "default_blocks", "default_scales"]
 
@@ -22,8 +18,10 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 class TrainingSettings:
     """Everything that the weights of a trained decoder depend on, beside the data.
 
-    Momentum, weight decay, batch size, iterations and both lambdas are the paper's. It names no
-    learning rate, schedule, crop or layers: those are this package's.
+    Momentum, weight decay, batch size, iterations and lambda_ce are the paper's. It names no
+    learning rate, schedule, crop or layers: those are this package's. So are the balanced
+    cross-entropy and a regional contrast that is off, which photographs speak for
+    (docs/evidence.md); ``ce="plain", lambda_rsc=1.0, activation="relu", centred=False`` is Eq. 14.
 
     Attributes:
         blocks: whose tokens the decoder reads, ascending; None for :func:`default_blocks`.
@@ -32,7 +30,7 @@ class TrainingSettings:
         iterations: steps of the optimizer.
         batch_size: photos an iteration, over all parts and ranks.
         accumulation: parts that a batch is cut into, one after the other in memory. RSC finds its
-            negatives within a part.
+            negatives, and the balanced cross-entropy its two halves, within a part.
         learning_rate: at the start of the poly schedule.
         momentum, weight_decay: of SGD.
         power: of the poly schedule.
@@ -42,21 +40,23 @@ class TrainingSettings:
         scales: range of the random scale; from a cache, the scales that are cached. None for
             :func:`default_scales`.
         mask_stride: the cross-entropy is taken at every mask_stride-th row and column of the
-            mask: 1 is every pixel; 4 takes a tenth of the time on a CPU.
-        lambda_ce, lambda_rsc, tau, activation, ce: see
-            :func:`~vpl_plugin.core.vpl_loss.vpl_loss`.
+            mask. 1 is every pixel; at 4 a patch of 16 pixels a side still has 16 of them, and the
+            loss takes a tenth of the time on a CPU.
+        lambda_ce, lambda_rsc, ce: see :func:`~vpl_plugin.core.vpl_loss.vpl_loss`.
+        tau, activation, detach_masks, centred, least_area: of the contrast, see
+            :func:`~vpl_plugin.core.rsc.rsc_loss`.
         seed: of the decoder's start, the order of the examples and their augmentation.
         precision: what the decoder computes in: "float32", "bfloat16" or "float16" (the last two
             by autocast, with a scaled loss for float16); None for bfloat16 on a GPU that has
             it, float16 on another, float32 on a CPU.
 
     Raises:
-        ValueError: a setting is out of range.
+        InputError: a setting is out of range.
 
     Example:
         >>> TrainingSettings(batch_size=6, accumulation=4)
         Traceback (most recent call last):
-        ValueError: batch_size must be a multiple of accumulation; got 6 and 4
+        vpl_plugin.errors.InputError: batch_size must be a multiple of accumulation; got 6 and 4
     """
 
     blocks: tuple[int, ...] | None = None
@@ -76,12 +76,15 @@ class TrainingSettings:
     clip_norm: float = 5.0
     crop: int = 320
     scales: tuple[float, ...] | None = None
-    mask_stride: int = 1
+    mask_stride: int = 4
     lambda_ce: float = 1.0
-    lambda_rsc: float = 1.0
+    lambda_rsc: float = 0.0
     tau: float = 0.07
-    activation: str = "relu"
-    ce: str = "plain"
+    activation: str = "present"
+    detach_masks: bool = False
+    centred: bool = True
+    least_area: float = 0.0
+    ce: str = "balanced"
     seed: int = 0
     precision: str | None = None
 
@@ -98,26 +101,28 @@ class TrainingSettings:
             "mask_stride",
         ]:
             check_count(name, getattr(self, name))
-        for name in ("temperature", "learning_rate", "power", "clip_norm", "tau"):
+        for name in ("temperature", "learning_rate", "power", "clip_norm"):
             check_positive(name, getattr(self, name))
         for name in ("momentum", "weight_decay", "warmup", "lambda_ce", "lambda_rsc", "seed"):
             check_not_negative(name, getattr(self, name))
         if self.momentum >= 1:
-            raise ValueError(f"momentum must lie in [0, 1); got {self.momentum!r}")
+            raise InputError(f"momentum must lie in [0, 1); got {self.momentum!r}")
         if self.lambda_ce == self.lambda_rsc == 0:
-            raise ValueError("lambda_ce or lambda_rsc must be above 0; got 0 and 0")
+            raise InputError("lambda_ce or lambda_rsc must be above 0; got 0 and 0")
         if self.scales is not None and not (self.scales and min(self.scales) > 0):
-            raise ValueError(f"scales must be numbers above 0; got {self.scales!r}")
-        check_choice("activation", self.activation, ACTIVATIONS)
+            raise InputError(f"scales must be numbers above 0; got {self.scales!r}")
+        Contrast(
+            self.tau, self.activation, self.detach_masks, self.centred, self.least_area
+        ).check()
         check_choice("ce", self.ce, CROSS_ENTROPIES)
         if self.precision is not None:
             check_choice("precision", self.precision, PRECISIONS)
         if self.width % self.heads:
-            raise ValueError(
+            raise InputError(
                 f"width must be a multiple of heads; got {self.width} and {self.heads}"
             )
         if self.batch_size % self.accumulation:
-            raise ValueError(
+            raise InputError(
                 "batch_size must be a multiple of accumulation;"
                 f" got {self.batch_size} and {self.accumulation}"
             )

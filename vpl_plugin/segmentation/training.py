@@ -16,24 +16,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from vpl_plugin.checks import check_blocks, check_count
 from vpl_plugin.clip import ClipModel
-from vpl_plugin.clip.checks import check_blocks
 from vpl_plugin.clip.out_of_memory import is_out_of_memory
-from vpl_plugin.core.checks import check_count
 from vpl_plugin.core.vpl_loss import VPLLossTerms, vpl_loss
+from vpl_plugin.distributed import Ranks
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.mask_files import IGNORE_INDEX
-from vpl_plugin.run_folder import claim_folder
+from vpl_plugin.prototypes import Prototypes
+from vpl_plugin.results import Results
 from vpl_plugin.segmentation.augmentation import check_scales
 from vpl_plugin.segmentation.checkpoints import Segmenter, load_segmenter, save_checkpoint
 from vpl_plugin.segmentation.data_parallel import (
-    Ranks,
     gather,
     gather_with_gradient,
     sum_gradients,
 )
 from vpl_plugin.segmentation.decoder import Decoder, DecoderOutput
 from vpl_plugin.segmentation.examples import Example, MaskFacts, check_examples
-from vpl_plugin.segmentation.feature_cache import FeatureCache, encoder_fingerprint
+from vpl_plugin.segmentation.feature_cache import FeatureCache
 from vpl_plugin.segmentation.metrics import MetricsLog
 from vpl_plugin.segmentation.resizing import resize_maps
 from vpl_plugin.segmentation.sampler import PartSampler
@@ -51,12 +52,10 @@ DECODER_FILE = "decoder.safetensors"
 def train_decoder(
     model: ClipModel,
     examples: Sequence[Example],
-    prototypes: Tensor,
-    num_foreground: int,
+    prototypes: Prototypes,
     settings: TrainingSettings,
     output: Path,
     *,
-    classes: Sequence[str],
     cache: Path | None = None,
     validate: Callable[[Segmenter], Mapping[str, float]] | None = None,
     validate_every: int = 1000,
@@ -81,14 +80,12 @@ def train_decoder(
     Args:
         model: the encoder, on the device to train on; no tensor of it changes.
         examples: photos and pseudo-masks; all are checked first.
-        prototypes: (N, D), W, the foreground's rows first.
-        num_foreground: F.
+        prototypes: W.
         settings: of the training.
         output: folder for ``decoder.safetensors`` (see
             :func:`~vpl_plugin.segmentation.checkpoints.load_segmenter`), ``state.pt`` (what
             resuming needs), ``metrics.csv`` and ``validation.csv``. What lies there of the same
             training is gone on with, and a finished one is returned at once.
-        classes: the F foreground names.
         cache: folder of tokens to train from, filled first; see
             :mod:`~vpl_plugin.segmentation.feature_cache` for what that costs and gains. None runs
             the encoder on augmented photos.
@@ -105,7 +102,7 @@ def train_decoder(
         The trained decoder on the encoder, in eval mode.
 
     Raises:
-        FileNotFoundError, ValueError: an example does not fit, see
+        FileNotFoundError, InputError: an example does not fit, see
             :func:`~vpl_plugin.segmentation.examples.check_examples`; the prototypes are not of the
             model's D; the crop is not a multiple of the patch size; the batch cannot be shared
             by the ranks; or ``output`` or ``cache`` hold files of other settings.
@@ -124,18 +121,19 @@ def train_decoder(
     settings = replace(
         settings, blocks=blocks, scales=scales, precision=_precision(settings, model.device)
     )
-    _check_fit(model, settings, num_foreground, classes, ranks)
+    _check_fit(model, settings, ranks)
+    classes, num_foreground = prototypes.class_names, prototypes.num_foreground
     if cache is None:
         # A range here, a list of scales in the cache.
         check_scales(scales)
-    decoder = _new_decoder(model, prototypes, num_foreground, settings)
+    decoder = _new_decoder(model, prototypes, settings)
     masks = check_examples(examples, num_foreground, ranks=ranks, device=model.device)
     made_by = _describe(
         model, examples, masks, decoder, settings, classes, cached=cache is not None
     )
     output = Path(output)
     if ranks.rank == 0:
-        claim_folder(output, made_by)
+        Results.claim(output, made_by)
     ranks.wait()
     store = None
     if cache is not None:
@@ -145,7 +143,7 @@ def train_decoder(
     state = TrainingState(decoder, settings, model.device)
     state.load(output / STATE_FILE)
     samples = _samples(model, examples, num_foreground, settings, scales, store)
-    segmenter = Segmenter(model, decoder, blocks, tuple(classes))
+    segmenter = Segmenter(model, decoder, blocks, classes)
     if state.iteration < settings.iterations:
         log = MetricsLog(output, state.iteration) if ranks.rank == 0 else None
         steps = _steps(model, samples, len(examples), state, settings, ranks, workers, log_every)
@@ -193,11 +191,13 @@ def decoder_loss(
     labels: Tensor,
     prototypes: Tensor,
     settings: TrainingSettings,
+    inside: Tensor | None = None,
 ) -> VPLLossTerms:
     """Eq. 14 for what the decoder gave.
 
     RSC contrasts the foreground classes: nobody knows which of the background prototypes a photo
-    shows. Those only take their share of the pixels where ``settings.activation`` is "softmax".
+    shows. Those only take their share of the pixels where ``settings.activation`` is "softmax" or
+    "present".
 
     Args:
         output: of the decoder, B photos.
@@ -205,6 +205,7 @@ def decoder_loss(
         labels: (B, F), the classes present.
         prototypes: (N, D), the decoder's.
         settings: weights, temperature, stride of the masks.
+        inside: (B, h, w), the patches that show the photo, and not padding; None for all.
 
     Returns:
         The total and its terms.
@@ -213,6 +214,9 @@ def decoder_loss(
     # The middle of each cell, where the resized maps have their pixel.
     masks = masks[:, stride // 2 :: stride, stride // 2 :: stride]
     logits = resize_maps(output.logits, (masks.shape[1], masks.shape[2]))
+    if inside is not None:
+        fine = output.embeddings.shape[2] // inside.shape[1]
+        inside = inside.repeat_interleave(fine, dim=1).repeat_interleave(fine, dim=2)
     return vpl_loss(
         logits,
         masks,
@@ -223,6 +227,11 @@ def decoder_loss(
         lambda_rsc=settings.lambda_rsc,
         tau=settings.tau,
         activation=settings.activation,
+        detach_masks=settings.detach_masks,
+        centred=settings.centred,
+        least_area=settings.least_area,
+        num_background=len(prototypes) - labels.shape[1],
+        inside=inside,
         ce=settings.ce,
         ignore_index=IGNORE_INDEX,
     )
@@ -313,7 +322,7 @@ def _part(
 ) -> VPLLossTerms:
     """The loss of a part of the batch, over the photos of all ranks."""
     device = model.device
-    source, masks, labels = (value.to(device, non_blocking=True) for value in sample)
+    source, masks, labels, inside = (value.to(device, non_blocking=True) for value in sample)
     if source.dtype == torch.uint8:
         tokens = model.block_tokens(model.normalise(source), settings.blocks or ())
     else:
@@ -324,8 +333,8 @@ def _part(
         output = decoder(tokens, (side, side))
     if ranks.world > 1:
         output = DecoderOutput(*(gather_with_gradient(maps, ranks) for maps in output))
-        masks, labels = gather(masks, ranks), gather(labels, ranks)
-    return decoder_loss(output, masks, labels, decoder.prototypes, settings)
+        masks, labels, inside = (gather(value, ranks) for value in (masks, labels, inside))
+    return decoder_loss(output, masks, labels, decoder.prototypes, settings, inside)
 
 
 @contextmanager
@@ -369,20 +378,18 @@ def _samples(
         examples,
         num_foreground,
         crop=settings.crop,
+        patch_size=model.patch_size,
         scales=(least, largest),
         seed=settings.seed,
     )
 
 
-def _new_decoder(
-    model: ClipModel, prototypes: Tensor, num_foreground: int, settings: TrainingSettings
-) -> Decoder:
+def _new_decoder(model: ClipModel, prototypes: Prototypes, settings: TrainingSettings) -> Decoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         return Decoder.for_model(
             model,
             prototypes,
-            num_foreground,
             settings.blocks or (),
             width=settings.width,
             layers=settings.layers,
@@ -400,24 +407,14 @@ def _precision(settings: TrainingSettings, device: torch.device) -> str:
     return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
 
 
-def _check_fit(
-    model: ClipModel,
-    settings: TrainingSettings,
-    num_foreground: int,
-    classes: Sequence[str],
-    ranks: Ranks,
-) -> None:
-    if len(classes) != num_foreground:
-        raise ValueError(
-            f"classes must name the {num_foreground} foreground classes; got {len(classes)}"
-        )
+def _check_fit(model: ClipModel, settings: TrainingSettings, ranks: Ranks) -> None:
     if settings.crop % model.patch_size:
-        raise ValueError(
+        raise InputError(
             f"crop must be a multiple of the model's patch size {model.patch_size};"
             f" got {settings.crop}"
         )
     if settings.batch_size % (settings.accumulation * ranks.world):
-        raise ValueError(
+        raise InputError(
             "batch_size must be a multiple of accumulation times the number of ranks;"
             f" got {settings.batch_size}, {settings.accumulation} and {ranks.world}"
         )
@@ -441,7 +438,7 @@ def _describe(
     return {
         "kind": "training of a decoder",
         "settings": asdict(settings),
-        "encoder": encoder_fingerprint(model),
+        "encoder": model.fingerprint(),
         "prototypes": hashlib.sha256(rows).hexdigest()[:16],
         "classes": list(classes),
         "examples": len(examples),

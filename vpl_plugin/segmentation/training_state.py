@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.errors import InputError
 from vpl_plugin.segmentation.decoder import Decoder
 from vpl_plugin.segmentation.settings import TrainingSettings
 
@@ -80,7 +81,7 @@ class TrainingState:
         """Go on from what :meth:`save` wrote; from the start where there is no file.
 
         Raises:
-            ValueError: the file is broken, or of another decoder.
+            InputError: the file is broken, or of another decoder.
         """
         if not path.exists():
             return
@@ -94,7 +95,7 @@ class TrainingState:
             self.iteration = int(state["iteration"])
         # torch.load raises many kinds of errors for broken files.
         except Exception as error:
-            raise ValueError(
+            raise InputError(
                 f"{path} is no readable state of this training: {error}; delete it to start anew"
             ) from error
         logger.info("resumed after iteration %d", self.iteration)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import torch
@@ -15,21 +15,21 @@ from torch import Tensor
 from vpl_plugin.adapters.clip_cpal.alignment import align_features
 from vpl_plugin.adapters.clip_cpal.context import Context, write_context
 from vpl_plugin.adapters.clip_cpal.self_supervision import Example, adapt_prototypes
+from vpl_plugin.adapters.clip_cpal.settings import CPALSettings
 from vpl_plugin.adapters.clip_cpal.stages.bank import (
+    ContextStage,
     StoredInstances,
-    bank_file,
     read_instances,
-    start_prototypes,
 )
-from vpl_plugin.adapters.clip_cpal.stages.settings import CPALSettings
 from vpl_plugin.adapters.clip_cpal.support_bank import SupportBank
+from vpl_plugin.adapters.clip_es.estimate import Costs
+from vpl_plugin.adapters.clip_es.stages.cams import chosen_prototypes
 from vpl_plugin.adapters.clip_es.stages.inputs import is_made, note_photos, stage_inputs
-from vpl_plugin.adapters.datasets.photo_set import PhotoSet
-from vpl_plugin.adapters.prototype_files import save_prototypes
-from vpl_plugin.clip.model import ClipModel
-from vpl_plugin.run_folder import claim_folder, settings_of
+from vpl_plugin.adapters.held import Held
+from vpl_plugin.adapters.pipeline.run import Estimate, Run
+from vpl_plugin.results import Results
 
-__all__ = ["Examples", "HeldInstances", "run_adapt"]
+__all__ = ["Adapt", "Examples", "HeldInstances"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 HELD_BYTES = 2 * 1024**3
 
 
-class HeldInstances(Sequence[StoredInstances]):
+class HeldInstances(Held[StoredInstances]):
     """What the bank was offered of the photos, read once where it fits in memory.
 
     Args:
@@ -46,36 +46,19 @@ class HeldInstances(Sequence[StoredInstances]):
     """
 
     def __init__(self, files: Sequence[Path], *, held_bytes: int = HELD_BYTES) -> None:
-        self._files, self._room = files, held_bytes
-        self._held: dict[int, StoredInstances] = {}
+        super().__init__(len(files), held_bytes)
+        self._files = files
 
-    def __len__(self) -> int:
-        return len(self._files)
+    def make(self, index: int) -> StoredInstances:
+        """Of one photo."""
+        return read_instances(self._files[index])
 
-    @overload
-    def __getitem__(self, index: int) -> StoredInstances: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[StoredInstances]: ...
-
-    def __getitem__(self, index: int | slice) -> StoredInstances | Sequence[StoredInstances]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        if index in self._held:
-            return self._held[index]
-        stored = read_instances(self._files[index])
-        size = sum(array.nbytes for array in stored)
-        if size <= self._room:
-            self._room -= size
-            self._held[index] = stored
-        return stored
-
-    def holds(self, index: int) -> bool:
-        """Whether a photo is in memory to stay."""
-        return index in self._held
+    def size(self, index: int, item: StoredInstances) -> int:
+        """Its bytes."""
+        return sum(array.nbytes for array in item)
 
 
-class Examples(Sequence[Example]):
+class Examples(Held[Example]):
     """The photos of the self-supervised step.
 
     The targets of a photo that is held are held as well: nothing of them changes.
@@ -90,131 +73,104 @@ class Examples(Sequence[Example]):
     def __init__(
         self, instances: HeldInstances, context: Context, *, alignment: float, top_k: int
     ) -> None:
+        super().__init__(len(instances), 0)
         self._instances, self._context = instances, context
         self._alignment, self._top_k = alignment, top_k
-        self._targets: dict[int, Tensor] = {}
 
-    def __len__(self) -> int:
-        return len(self._instances)
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Example]: ...
-
-    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
+    def make(self, index: int) -> Example:
+        """Of one photo."""
         stored = self._instances[index]
-        targets = self._targets.get(index)
-        if targets is None:
-            targets = self._maps(stored)
-            if self._instances.holds(index):
-                self._targets[index] = targets
-        features, mean = map(torch.from_numpy, (stored.features, stored.photo_mean))
-        return Example(features, mean, tuple(stored.classes.tolist()), targets)
-
-    def _maps(self, stored: StoredInstances) -> Tensor:
+        classes = tuple(stored.classes.tolist())
         instances, mean, features = (
             torch.from_numpy(array).float().to(self._context.mean.device)
             for array in (stored.instances, stored.photo_mean, stored.features)
         )
-        return self._context.maps(
-            features,
-            mean,
-            tuple(stored.classes.tolist()),
+        targets = self._context.maps(
+            features, mean, classes, instances, alignment=self._alignment, top_k=self._top_k
+        )
+        features, mean = map(torch.from_numpy, (stored.features, stored.photo_mean))
+        return Example(features, mean, classes, targets)
+
+    def size(self, index: int, item: Example) -> float:
+        """Nothing beside what is held of the photo, of which the targets are a small part."""
+        return 0 if self._instances.holds(index) else math.inf
+
+
+class Adapt(ContextStage):
+    """Context prototypes by k-means, and CPAL's self-supervised step on CLIP-ES's prototypes."""
+
+    name = "adapt"
+
+    def run(self, run: Run[CPALSettings]) -> None:
+        """Clusters the bank and trains the prototypes, unless both are there.
+
+        Memory holds the bank and, as far as they fit in :data:`HELD_BYTES`, the photos; the first
+        process does all of it.
+        """
+        settings = run.settings
+        bank = Results(settings.bank)
+        facts = {
+            "bank": bank.settings("bank"),
+            **settings.facts("seed", "capacity", "clusters", "top_k", "alignment"),
+            **settings.facts("epochs", "consistency"),
+        }
+        inputs = stage_inputs(
+            run.photos, settings.bank, bank.file, "instance prototypes", run.failures
+        )
+        Results.claim(settings.adapted, facts, alone=run.ranks.alone)
+        made_from_it = [settings.cams, settings.upstream_cams, settings.masks, settings.labels]
+        if is_made(settings.prototypes_file, inputs, made_from_it, run.failures) or run.ranks.rank:
+            return
+        files = list(inputs.values())
+        start = chosen_prototypes(run)
+        names = [file.relative_to(settings.bank).as_posix() for file in files]
+        instances = HeldInstances(files)
+        note_photos(settings.prototypes_file, inputs)
+        context = _context(names, instances, settings, start.num_foreground)
+        write_context(settings.context_file, context)
+        examples = Examples(
             instances,
-            alignment=self._alignment,
-            top_k=self._top_k,
+            context.to(start.rows.device),
+            alignment=settings.alignment,
+            top_k=settings.top_k,
         )
-
-
-def run_adapt(
-    model: ClipModel, photos: PhotoSet, settings: CPALSettings, failures: dict[Path, str]
-) -> None:
-    """Clusters the bank and trains the prototypes, unless both are there.
-
-    Memory holds the bank and, as far as they fit in :data:`HELD_BYTES`, the photos; the first
-    process does all of it.
-
-    Args:
-        model: the frozen CLIP model; its device computes.
-        photos: the set.
-        settings: of the run.
-        failures: gets the photos without instance prototypes, and results of fewer photos than
-            there are.
-
-    Raises:
-        FileNotFoundError: there are no instance prototypes at all.
-        ValueError: the folder holds results of other settings or photos, or a file is broken.
-        OSError: a file cannot be written.
-    """
-    made_by = settings_of(settings.bank, "bank")
-    inputs = stage_inputs(
-        photos, settings.bank, partial(bank_file, settings), "instance prototypes", failures
-    )
-    facts = {
-        "bank": made_by,
-        "seed": settings.seed,
-        "capacity": settings.capacity,
-        "clusters": settings.clusters,
-        "top_k": settings.top_k,
-        "alignment": settings.alignment,
-        "epochs": settings.epochs,
-        "consistency": settings.consistency,
-    }
-    claim_folder(settings.adapted, facts, alone=settings.shard[1] == 1)
-    made_from_it = [settings.cams, settings.upstream_cams, settings.masks, settings.labels]
-    if is_made(settings.prototypes_file, inputs, made_from_it, failures) or settings.shard[0]:
-        return
-    files = list(inputs.values())
-    used = start_prototypes(model, photos, settings)
-    num_foreground = len(photos.names.labels)
-    names = [file.relative_to(settings.bank).as_posix() for file in files]
-    instances = HeldInstances(files)
-    context = _context(names, instances, settings, num_foreground)
-    write_context(settings.context_file, context)
-    temperature = used.temperature or 1 / model.logit_scale
-    examples = Examples(
-        instances,
-        context.to(used.rows.device),
-        alignment=settings.alignment,
-        top_k=settings.top_k,
-    )
-    made = adapt_prototypes(
-        examples,
-        used.rows,
-        num_foreground=num_foreground,
-        temperature=temperature,
-        weight=settings.consistency,
-        epochs=settings.epochs,
-        seed=settings.seed,
-        progress=True,
-    )
-    about = {
+        made = adapt_prototypes(
+            examples,
+            replace(start, temperature=start.temperature or 1 / run.encoder.logit_scale),
+            weight=settings.consistency,
+            epochs=settings.epochs,
+            seed=settings.seed,
+            progress=True,
+        )
+        about = {
+            "kind": "text" if start.temperature is None else "vision",
+            "model": run.encoder.name,
+            **run.photos.names.texts(),
+            **facts,
+            "photos": len(files),
+            "classification": made.classification,
+            "consistency_loss": made.consistency,
+        }
         # GradCAM takes the temperature that the prototypes started with.
-        "kind": "text" if used.temperature is None else "vision",
-        "model": model.name,
-        "classes": photos.names.labels,
-        **photos.names.texts(),
-        "tau_I": temperature,
-        **facts,
-        "photos": len(files),
-        "classification": made.classification,
-        "consistency_loss": made.consistency,
-    }
-    note_photos(settings.prototypes_file, inputs)
-    save_prototypes(settings.prototypes_file, made.prototypes.cpu(), about)
-    logger.info(
-        "%d context prototypes of %d photos; classification and L1 loss by epoch: %s",
-        int(context.counts.sum()),
-        len(files),
-        ", ".join(
-            f"{a:.3f} {b:.3f}" for a, b in zip(made.classification, made.consistency, strict=True)
+        trained = replace(made.prototypes, temperature=start.temperature, about=about)
+        trained.save(settings.prototypes_file)
+        logger.info(
+            "%d context prototypes of %d photos; classification and L1 loss by epoch: %s",
+            int(context.counts.sum()),
+            len(files),
+            ", ".join(
+                f"{a:.3f} {b:.3f}"
+                for a, b in zip(made.classification, made.consistency, strict=True)
+            )
+            or "no training",
         )
-        or "no training",
-    )
+
+    def estimate(self, run: Run[CPALSettings], costs: Costs) -> Estimate:
+        """All photos, unless the prototypes are there; seconds to minutes."""
+        settings, names = run.settings, run.photos.names
+        count = 0 if settings.prototypes_file.exists() else len(run.photos.photos)
+        size = len(names.labels) * (settings.clusters + 1) * run.encoder.embed_dim * 4
+        return Estimate(self.name, count, size, None)
 
 
 def _context(

@@ -1,25 +1,25 @@
-"""Stage ``bank``: photos -> CAMs -> instance prototypes, features, a file a photo."""
+"""Stage ``bank``: photos -> CAMs -> instance prototypes, features, a file per photo."""
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from vpl_plugin.adapters.clip_cpal.instances import instance_prototypes
-from vpl_plugin.adapters.clip_cpal.stages.settings import CPALSettings
-from vpl_plugin.adapters.clip_es.stages.cams import UsedPrototypes, used_prototypes
-from vpl_plugin.adapters.clip_es.stages.photo_batches import localised_photos
-from vpl_plugin.adapters.clip_es.stages.seeds import draw_pixels
-from vpl_plugin.adapters.clip_es.stages.settings import Settings
-from vpl_plugin.adapters.datasets.photo_set import PhotoSet
-from vpl_plugin.atomic_files import whole_file
-from vpl_plugin.clip.model import ClipModel
-from vpl_plugin.run_folder import claim_folder
+from vpl_plugin.adapters.clip_cpal.settings import CPALSettings
+from vpl_plugin.adapters.clip_es.drawn_pixels import draw_pixels
+from vpl_plugin.adapters.clip_es.estimate import Costs
+from vpl_plugin.adapters.clip_es.stage_files import read_arrays, write_arrays
+from vpl_plugin.adapters.clip_es.stages.cams import chosen_prototypes
+from vpl_plugin.adapters.clip_es.stages.inputs import photo_digest
+from vpl_plugin.adapters.clip_es.stages.photo_batches import localisation_facts, localised_photos
+from vpl_plugin.adapters.photos.photo_set import SetPhoto
+from vpl_plugin.adapters.pipeline.run import Estimate, Run, Stage
+from vpl_plugin.results import Results
 
-__all__ = ["StoredInstances", "bank_file", "read_instances", "run_bank", "start_prototypes"]
+__all__ = ["Bank", "ContextStage", "StoredInstances", "read_instances"]
 
 
 class StoredInstances(NamedTuple):
@@ -38,85 +38,61 @@ class StoredInstances(NamedTuple):
     features: np.ndarray
 
 
-def bank_file(settings: CPALSettings, name: str) -> Path:
-    """Where the instance prototypes of a photo lie."""
-    return settings.bank / f"{name}.npz"
+class ContextStage(Stage):
+    """One of the stages that make the context."""
+
+    needs_model = True
+
+    def is_needed(self, settings: CPALSettings) -> bool:
+        """Not where the context of an earlier run is used."""
+        return settings.context is None
 
 
-def start_prototypes(model: ClipModel, photos: PhotoSet, settings: CPALSettings) -> UsedPrototypes:
-    """The prototypes that the bank's CAMs are made from: CLIP-ES's, before the training."""
-    return used_prototypes(model, photos, _as_clip_es(settings))
+class Bank(ContextStage):
+    """Instance prototypes of every photo, from the CAMs of CLIP-ES's prototypes."""
 
+    name = "bank"
 
-def run_bank(
-    model: ClipModel, photos: PhotoSet, settings: CPALSettings, failures: dict[Path, str]
-) -> None:
-    """Writes the instance prototypes of every photo whose file is not there yet.
+    def run(self, run: Run[CPALSettings]) -> None:
+        """Writes the instance prototypes of every photo whose file is not there yet."""
+        settings = run.settings
+        prototypes = chosen_prototypes(run)
+        facts = {
+            **localisation_facts(run, "threshold", "pixels_per_photo", "seed"),
+            "prototypes": settings.prototypes_source,
+        }
+        results = Results.claim(settings.bank, facts, alone=run.ranks.alone)
 
-    Args:
-        model: the frozen CLIP model.
-        photos: the set.
-        settings: of the run.
-        failures: gets the photos that cannot be read.
+        def inputs(photo: SetPhoto) -> str:
+            return photo_digest(photo, prototypes.digest)
 
-    Raises:
-        FileNotFoundError: there are no prototypes.
-        ValueError: the folder holds results of other settings, or the prototypes do not fit.
-        OSError: a file cannot be written.
-    """
-    used = start_prototypes(model, photos, settings)
-    facts = {
-        **settings.source,
-        "prototypes": used.digest,
-        "temperature": used.temperature,
-        "box_threshold": photos.names.box_threshold,
-        "threshold": settings.threshold,
-        "pixels_per_photo": settings.pixels_per_photo,
-        "seed": settings.seed,
-        "parity": settings.parity,
-    }
-    claim_folder(settings.bank, facts, alone=settings.shard[1] == 1)
-    for item in localised_photos(
-        model,
-        photos.photos,
-        used.rows,
-        settings,
-        stage="bank",
-        names=photos.names,
-        temperature=used.temperature,
-        is_done=lambda photo: bank_file(settings, photo.name).exists(),
-        failures=failures,
-    ):
-        instances = instance_prototypes(item.features, item.cams.refined, settings.threshold)
-        drawn = draw_pixels(len(item.features), item.photo.name, settings)
-        stored = StoredInstances(
-            classes=np.array(item.photo.classes),
-            instances=instances.float().cpu().numpy(),
-            photo_mean=item.features.mean(dim=0).float().cpu().numpy(),
-            features=item.features.half().cpu().numpy()[drawn],
-        )
-        path = bank_file(settings, item.photo.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as part:
-            np.savez(part, **stored._asdict())
+        for item in localised_photos(
+            run,
+            prototypes,
+            stage=self.name,
+            is_done=lambda photo: results.is_made(photo.name, inputs(photo)),
+        ):
+            features, name = item.features, item.photo.name
+            instances = instance_prototypes(features, item.cams.refined, settings.threshold)
+            drawn = draw_pixels(len(features), name, settings.pixels_per_photo, settings.seed)
+            stored = StoredInstances(
+                classes=np.array(item.photo.classes),
+                instances=instances.float().cpu().numpy(),
+                photo_mean=features.mean(dim=0).float().cpu().numpy(),
+                features=features.half().cpu().numpy()[drawn],
+            )
+            write_arrays(results.new_file(name), stored._asdict(), inputs(item.photo))
+
+    def estimate(self, run: Run[CPALSettings], costs: Costs) -> Estimate:
+        """Photos without instance prototypes."""
+        results = Results(run.settings.bank)
+        left = [item for item in run.photos.photos if not results.file(item.name).exists()]
+        vectors = sum(len(item.classes) + 1 for item in left) * 4
+        vectors += len(left) * 2 * (run.settings.pixels_per_photo or 1024)
+        size = vectors * run.encoder.embed_dim
+        return Estimate(self.name, len(left), size, len(left) * costs.seconds_per_photo)
 
 
 def read_instances(path: Path) -> StoredInstances:
-    """Reads a file of this stage.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is broken; the message names it.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return StoredInstances(*(stored[name] for name in StoredInstances._fields))
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is broken; delete it and run its stage again: {error}") from error
-
-
-def _as_clip_es(settings: CPALSettings) -> Settings:
-    """The same run without CPAL: its prototypes are those that CPAL starts from."""
-    return Settings(output=settings.output, prototypes=settings.prototypes, tau_I=settings.tau_I)
+    """Reads a file of this stage; raises as :func:`read_arrays`."""
+    return StoredInstances(**read_arrays(path, StoredInstances._fields))

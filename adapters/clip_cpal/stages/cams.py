@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 from torch import Tensor
 
 from vpl_plugin.adapters.clip_cpal.context import Context, read_context
 from vpl_plugin.adapters.clip_cpal.instances import instance_prototypes
-from vpl_plugin.adapters.clip_cpal.stages.settings import CPALSettings
+from vpl_plugin.adapters.clip_cpal.settings import CPALSettings
 from vpl_plugin.adapters.clip_es.cams import CAMStep, PhotoCAMs
-from vpl_plugin.adapters.clip_es.stages.cams import read_prototypes, run_cams
-from vpl_plugin.adapters.datasets.photo_set import PhotoSet
-from vpl_plugin.clip.model import ClipModel
+from vpl_plugin.adapters.clip_es.stages.cams import CAMs, OwnCAMs, fitting_prototypes
+from vpl_plugin.adapters.pipeline.run import Run
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.affinity import refine_cams
 from vpl_plugin.localization.normalization import min_max
+from vpl_plugin.results import digest
 
-__all__ = ["cpal_step", "run_cpal_cams"]
+__all__ = ["CPALCAMs", "cpal_step"]
 
 
 def cpal_step(context: Context, settings: CPALSettings, box_threshold: float) -> CAMStep:
@@ -51,52 +49,34 @@ def cpal_step(context: Context, settings: CPALSettings, box_threshold: float) ->
     return step
 
 
-def run_cpal_cams(
-    model: ClipModel, photos: PhotoSet, settings: CPALSettings, failures: dict[Path, str]
-) -> None:
-    """Writes the CAMs of every photo whose file is not there yet.
+class CPALCAMs(CAMs):
+    """CLIP-ES's stage with the trained prototypes and CPAL's step."""
 
-    Args:
-        model: the frozen CLIP model.
-        photos: the set.
-        settings: of the run.
-        failures: gets the photos that cannot be read.
+    def own(self, run: Run[CPALSettings]) -> OwnCAMs:
+        """The trained prototypes, and the step made from the context.
 
-    Raises:
-        FileNotFoundError: there are no context prototypes.
-        ValueError: the folder holds CAMs of other settings, or the prototypes or the context do
-            not fit.
-        OSError: a file cannot be written.
-    """
-    hint = "" if settings.context else ": run the stage 'adapt' first"
-    used = read_prototypes(model, photos, settings.prototypes_file, settings.tau_I, hint)
-    kind = "text" if used.temperature is None else "vision"
-    if settings.context is not None and settings.prototypes != kind:
-        raise ValueError(
-            f"{settings.context} was made with {kind} prototypes, so prototypes must be {kind!r};"
-            f" got {settings.prototypes!r}"
-        )
-    context = read_context(settings.context_file)
-    expected = (len(photos.names.labels), model.embed_dim)
-    if (len(context.prototypes), len(context.mean)) != expected:
-        raise ValueError(
-            f"{settings.context_file} holds a context of {len(context.prototypes)} classes of width"
-            f" {len(context.mean)}; these classes and this model take {expected[0]} of"
-            f" {expected[1]}"
-        )
-    facts = {
-        "context": hashlib.sha256(settings.context_file.read_bytes()).hexdigest(),
-        "threshold": settings.threshold,
-        "top_k": settings.top_k,
-        "alignment": settings.alignment,
-        "blend": settings.blend,
-    }
-    run_cams(
-        model,
-        photos,
-        settings,
-        failures,
-        used=used,
-        cam_step=cpal_step(context.to(model.device), settings, photos.names.box_threshold),
-        step_facts=facts,
-    )
+        Raises:
+            FileNotFoundError: there are no context prototypes.
+            ValueError: the prototypes or the context do not fit.
+        """
+        settings, names, model = run.settings, run.photos.names, run.encoder
+        hint = "" if settings.context else ": run the stage 'adapt' first"
+        prototypes = fitting_prototypes(model, names, settings.prototypes_file, hint)
+        kind = "text" if prototypes.temperature is None else "vision"
+        if settings.context is not None and settings.prototypes != kind:
+            raise InputError(
+                f"{settings.context} was made with {kind} prototypes, so prototypes must be"
+                f" {kind!r}; got {settings.prototypes!r}"
+            )
+        context = read_context(settings.context_file)
+        expected = (len(names.labels), model.embed_dim)
+        if (len(context.prototypes), len(context.mean)) != expected:
+            raise InputError(
+                f"{settings.context_file} holds a context of {len(context.prototypes)} classes of"
+                f" width {len(context.mean)}; these classes and this model take {expected[0]} of"
+                f" {expected[1]}"
+            )
+        facts = settings.facts("threshold", "top_k", "alignment", "blend")
+        step = cpal_step(context.to(model.device), settings, names.box_threshold)
+        made_from = digest(settings.context_file.read_bytes())
+        return OwnCAMs(prototypes, step, facts, made_from)

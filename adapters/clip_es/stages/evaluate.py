@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vpl_plugin.adapters.clip_es.estimate import Costs
 from vpl_plugin.adapters.clip_es.scores import (
     RAW_POWERS,
     REFINED_POWERS,
@@ -22,36 +23,30 @@ from vpl_plugin.adapters.clip_es.scores import (
     scores_by_power,
     seed_confusion,
 )
-from vpl_plugin.adapters.clip_es.stage_files import (
-    StoredSeeds,
-    read_cams,
-    read_seeds,
-)
-from vpl_plugin.adapters.clip_es.stages.cams import cams_file
-from vpl_plugin.adapters.clip_es.stages.seeds import seeds_file
-from vpl_plugin.adapters.clip_es.stages.settings import Settings
-from vpl_plugin.adapters.datasets.photo_set import PhotoSet, SetPhoto, frequent_reasons
-from vpl_plugin.adapters.prototype_files import load_prototypes
+from vpl_plugin.adapters.clip_es.settings import Settings
+from vpl_plugin.adapters.clip_es.stage_files import StoredSeeds, read_cams, read_seeds
+from vpl_plugin.adapters.photos.photo_set import SetPhoto, frequent_reasons
+from vpl_plugin.adapters.pipeline.run import Estimate, Run, Stage
 from vpl_plugin.adapters.worker_pool import run_jobs
 from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.bootstrap import iou_counts
 from vpl_plugin.localization.evaluation import confusion_matrix, segmentation_scores
 from vpl_plugin.localization.ground_truth import check_shows_classes, read_truth
 from vpl_plugin.localization.mask_files import IGNORE_INDEX, read_mask
 from vpl_plugin.localization.photo_counts import PHOTO_COUNTS, write_photo_counts
-from vpl_plugin.run_folder import settings_of
+from vpl_plugin.prototypes import Prototypes
+from vpl_plugin.results import Results, digest, made_from
 
-__all__ = ["run_evaluate"]
+__all__ = ["Evaluate", "evaluate", "scored_inputs"]
 
 logger = logging.getLogger(__name__)
 
 PHOTOS_AT_ONCE = 16
 
 
-def run_evaluate(
-    photos: PhotoSet, settings: Settings, failures: dict[Path, str]
-) -> dict[str, Any] | None:
-    """Scores what the stages wrote, against the set's ground truth, and writes a JSON file.
+class Evaluate(Stage):
+    """Seed mIoU raw and refined, pseudo-mask mIoU, gap: evaluation.json.
 
     Beside it stands what mIoU needs of each photo (photo_counts.npz), for ``vpl compare``.
 
@@ -60,32 +55,44 @@ def run_evaluate(
 
     The gap is the mean of 1 - cos(x, w_c) over the object pixels x that the seeds kept, with w_c
     the prototype of their ground-truth class.
-
-    Args:
-        photos: the set.
-        settings: of the run.
-        failures: gets the files that are missing or broken.
-
-    Returns:
-        The figures, or None where the set has no ground truth.
-
-    Raises:
-        FileNotFoundError: there are no CAMs at all, or not one photo has both CAMs and a mask that
-            fits.
-        ValueError: not one mask shows a class, which leaves the background's IoU alone.
-        OSError: the file cannot be written.
     """
-    made_by = settings_of(settings.cams, "cams")
+
+    name = "evaluate"
+    once = True
+
+    def run(self, run: Run[Settings]) -> str | None:
+        """Scores what the stages wrote against the set's ground truth, where it has one.
+
+        Returns:
+            The figures in words.
+
+        Raises:
+            FileNotFoundError: there are no CAMs at all, or not one photo has both CAMs and a mask
+                that fits.
+            ValueError: not one mask shows a class, which leaves the background's IoU alone.
+        """
+        figures = evaluate(run)
+        return None if figures is None else _in_words(figures, run.settings)
+
+    def estimate(self, run: Run[Settings], costs: Costs) -> Estimate:
+        """All photos, quickly."""
+        return Estimate(self.name, len(run.photos.photos), 0.0, None)
+
+
+def evaluate(run: Run[Settings]) -> dict[str, Any] | None:
+    """What :class:`Evaluate` does; the figures, or None where the set has no ground truth."""
+    photos, settings, classes = run.photos, run.settings, run.photos.names.labels
+    made_by = Results(settings.cams).settings("cams")
     if photos.photos and all(item.mask is None for item in photos.photos):
         logger.info("no ground truth, so nothing to score")
         return None
-    check_shows_classes(
-        (item.mask for item in photos.photos if item.mask), len(photos.names.labels)
-    )
-    of_set = _Counts.none(len(photos.names.labels))
+    check_shows_classes((item.mask for item in photos.photos if item.mask), len(classes))
+    prototypes = settings.prototypes_file
+    rows = Prototypes.load(prototypes).rows if prototypes.exists() else None
+    of_set = _Counts.none(len(classes))
     unscored: dict[Path, str] = {}
     groups = [
-        _Group(photos.photos[start : start + PHOTOS_AT_ONCE], settings, len(photos.names.labels))
+        _Group(photos.photos[start : start + PHOTOS_AT_ONCE], settings, len(classes), rows)
         for start in range(0, len(photos.photos), PHOTOS_AT_ONCE)
     ]
     with tqdm(total=len(photos.photos), desc="evaluate", unit="photo") as progress:
@@ -94,7 +101,7 @@ def run_evaluate(
             of_set = of_set.plus(counts)
             unscored |= why
             for path, message in why.items():
-                failures.setdefault(path, message)
+                run.failures.setdefault(path, message)
             progress.update(len(group.photos))
     if not of_set.photos:
         raise FileNotFoundError(
@@ -104,8 +111,8 @@ def run_evaluate(
     if not of_set.raw[0, 1:].any():
         # The masks that do show a class are among those left out.
         scored = (item.mask for item in photos.photos if item.mask and item.photo not in unscored)
-        check_shows_classes(scored, len(photos.names.labels))
-    figures = {"cams": made_by, **_figures(of_set, photos.names.labels)}
+        check_shows_classes(scored, len(classes))
+    figures = {"cams": made_by, "inputs": scored_inputs(run), **_figures(of_set, classes)}
     # Groups are done in any order.
     of_set = of_set._replace(of_photos=tuple(sorted(of_set.of_photos, key=itemgetter(0))))
     kinds = _kinds(of_set, figures["refined"]["power"])
@@ -116,9 +123,31 @@ def run_evaluate(
     return figures
 
 
-def _prototypes(settings: Settings) -> Tensor | None:
-    file = settings.prototypes_file
-    return load_prototypes(file)[0] if file.exists() else None
+def scored_inputs(run: Run[Settings]) -> str:
+    """What identifies the files that the figures are taken of."""
+    cams, labels = Results(run.settings.cams), Results(run.settings.labels)
+    return digest(
+        *(
+            (item.name, made_from(cams.file(item.name)), made_from(labels.file(item.name, ".png")))
+            for item in run.photos.photos
+        )
+    )
+
+
+def _in_words(figures: dict[str, Any], settings: Settings) -> str:
+    lines = [f"{settings.prototypes} prototypes, {figures['photos']} photos"]
+    for name in ("raw", "refined"):
+        scores = figures[name]
+        lines.append(f"  seed mIoU {name}: {100 * scores['miou']:.1f} (power {scores['power']:g})")
+    if "pseudo_masks" in figures:
+        masks = figures["pseudo_masks"]
+        lines.append(
+            f"  pseudo-mask mIoU: {100 * masks['labels']:.1f};"
+            f" {100 * masks['kept']:.0f} % of the pixels kept"
+        )
+    if figures["gap"] is not None:
+        lines.append(f"  gap: {figures['gap']:.3f}")
+    return "\n".join([*lines, f"  {settings.scores}"])
 
 
 class _Group(NamedTuple):
@@ -127,6 +156,7 @@ class _Group(NamedTuple):
     photos: Sequence[SetPhoto]
     settings: Settings
     num_foreground: int
+    prototypes: Tensor | None
 
 
 class _Counts(NamedTuple):
@@ -180,15 +210,14 @@ def _count_group(group: _Group) -> tuple[_Counts, dict[Path, str]]:
     """The counts of photos, and why some do not count."""
     counts = _Counts.none(group.num_foreground)
     failures = {}
-    prototypes = _prototypes(group.settings)
     for item in group.photos:
         try:
             counts = counts.plus(
-                _count_photo(item, group.settings, group.num_foreground, prototypes)
+                _count_photo(item, group.settings, group.num_foreground, group.prototypes)
             )
         except FileNotFoundError as error:
             failures[item.photo] = f"not scored: there is no {error.filename}"
-        except ValueError as error:
+        except InputError as error:
             failures[item.photo] = f"not scored: {error}"
     return counts, failures
 
@@ -198,16 +227,20 @@ def _count_photo(
 ) -> _Counts:
     """The counts of a photo; raises where a file is missing or does not fit."""
     if item.mask is None:
-        raise ValueError("it has no ground truth")
-    cams = read_cams(cams_file(settings, item.name))
+        raise InputError("it has no ground truth")
+    file = Results(settings.cams).file(item.name)
+    cams = read_cams(file)
     truth = read_truth(item.mask, num_foreground, cams.size)
     labels = mask = None
     if settings.masks.exists():
-        labels = read_mask(settings.labels / f"{item.name}.png")
-        mask = read_mask(settings.masks / f"{item.name}.png")
+        paths = (folder / f"{item.name}.png" for folder in (settings.labels, settings.masks))
+        label_file, mask_file = paths
+        labels, mask = read_mask(label_file), read_mask(mask_file)
+        if made_from(label_file) not in (None, made_from(file)):
+            raise InputError("its pseudo-mask is of earlier CAMs: run the stage 'masks' again")
     for held in (labels, mask):
         if held is not None and held.shape != truth.shape:
-            raise ValueError(f"its pseudo-mask is of size {held.shape}, the photo of {cams.size}")
+            raise InputError(f"its pseudo-mask is of size {held.shape}, the photo of {cams.size}")
     known = (cams.classes, cams.size, truth, num_foreground)
     counts = _Counts.none(num_foreground)._replace(
         raw=seed_confusion(cams.raw, *known, RAW_POWERS),
@@ -225,7 +258,7 @@ def _count_photo(
         )
     of_photo = iou_counts(torch.cat([counts.refined, counts.labels[None]])).int()
     counts = counts._replace(of_photos=((item.name, of_photo),))
-    seeds = seeds_file(settings, item.name)
+    seeds = Results(settings.seeds).file(item.name)
     if prototypes is not None and seeds.exists():
         distances = _gaps(read_seeds(seeds), truth, prototypes)
         counts = counts._replace(

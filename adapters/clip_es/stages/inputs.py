@@ -1,20 +1,33 @@
-"""What an earlier stage left for the photos of a set, for a stage that makes one thing of it all.
+"""What results are made from: the digest of a photo's inputs, and the list of a stage's.
 
-Such a stage notes its photos beside its result. When a photo is mended after that, the result
-stays: all that was made from it would have to go with it, and that is for the user to decide.
+A stage that makes one thing of all photos lists them beside its result, each with its digest. When
+a photo changes, such as its labels, the result is made anew. When a photo is mended that was left
+out, the result stays: all that was made from it would have to go with it, and that is for the user
+to decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vpl_plugin.adapters.datasets.photo_set import PhotoSet
+from vpl_plugin.adapters.photos.photo_set import PhotoSet, SetPhoto
 from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.errors import InputError
+from vpl_plugin.results import digest, made_from
 
-__all__ = ["is_made", "note_photos", "stage_inputs"]
+__all__ = ["is_made", "note_photos", "photo_digest", "stage_inputs"]
 
 PHOTOS = "photos.txt"
+
+
+def photo_digest(item: SetPhoto, *more: object) -> str:
+    """What identifies the inputs of a photo's result: its labels, its file, and what else counts.
+
+    The file goes by its size: hashing it would take as long as reading it.
+    """
+    size = item.photo.stat().st_size if item.photo.is_file() else None
+    return digest(item.classes, size, *more)
 
 
 def stage_inputs(
@@ -51,20 +64,28 @@ def stage_inputs(
     return files
 
 
-def note_photos(result: Path, names: Collection[str]) -> None:
-    """Writes beside a stage's result the photos it is about to be made from, one a line."""
+def note_photos(result: Path, inputs: Mapping[str, Path]) -> None:
+    """Writes beside a stage's result the photos it is about to be made from, one a line.
+
+    A result of other inputs goes first: a process killed from here on leaves none.
+    """
+    result.unlink(missing_ok=True)
     with whole_file(result.with_name(PHOTOS)) as part:
-        part.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        lines = (f"{made_from(file)} {name}\n" for name, file in inputs.items())
+        part.write_text("".join(lines), encoding="utf-8")
 
 
 def is_made(
-    result: Path, names: Collection[str], made_from_it: Sequence[Path], failures: dict[Path, str]
+    result: Path,
+    inputs: Mapping[str, Path],
+    made_from_it: Sequence[Path],
+    failures: dict[Path, str],
 ) -> bool:
     """Whether a stage's result is there and fits the photos at hand.
 
     Args:
         result: the file that the stage writes last.
-        names: of the photos at hand.
+        inputs: the photos at hand, and their files.
         made_from_it: folders of later stages, for the message.
         failures: gets a result of only some of these photos, as after one was mended.
 
@@ -74,17 +95,20 @@ def is_made(
     """
     if not result.exists():
         return False
-    held = result.with_name(PHOTOS).read_text(encoding="utf-8").split("\n")[:-1]
-    gone = sorted({*held} - {*names})
+    lines = result.with_name(PHOTOS).read_text(encoding="utf-8").split("\n")[:-1]
+    held = {name: found for found, _, name in (line.partition(" ") for line in lines)}
+    gone = sorted(held.keys() - inputs.keys())
     if gone:
-        raise ValueError(
+        raise InputError(
             f"{result} was made from {len(gone)} photo(s) that are not at hand now, such as"
             f" {gone[0]}: choose another --output, or delete {result.parent}"
         )
-    if len(held) < len(names):
+    if any(made_from(inputs[name]) != found for name, found in held.items()):
+        return False
+    if len(held) < len(inputs):
         folders = ", ".join(str(folder) for folder in (result.parent, *made_from_it))
         failures[result] = (
-            f"it was made from {len(held)} of now {len(names)} photos and is kept; to make it anew"
+            f"it was made from {len(held)} of now {len(inputs)} photos and is kept; to make it anew"
             f" from all of them, delete {folders} and run the command again"
         )
     return True

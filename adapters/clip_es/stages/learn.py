@@ -5,27 +5,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from vpl_plugin.adapters.clip_es.estimate import Costs
+from vpl_plugin.adapters.clip_es.learning import learned_prototypes
+from vpl_plugin.adapters.clip_es.settings import PROTOTYPES, TEXT_PROTOTYPES, Settings
 from vpl_plugin.adapters.clip_es.stage_files import read_seeds
 from vpl_plugin.adapters.clip_es.stages.inputs import is_made, note_photos, stage_inputs
-from vpl_plugin.adapters.clip_es.stages.seeds import seeds_file
-from vpl_plugin.adapters.clip_es.stages.settings import PROTOTYPES, TEXT_PROTOTYPES, Settings
-from vpl_plugin.adapters.datasets.photo_set import PhotoSet
-from vpl_plugin.adapters.prototype_files import load_prototypes, save_prototypes
+from vpl_plugin.adapters.pipeline.run import Estimate, Run, Stage
 from vpl_plugin.core.distributed import sum_over_ranks
 from vpl_plugin.core.pixels import PixelChunk
-from vpl_plugin.core.prototypes import Iterate, learn_vision_prototypes
+from vpl_plugin.core.prototypes import Iterate, fit_vision_prototypes
 from vpl_plugin.localization.seeds import targets_from_seeds
-from vpl_plugin.run_folder import claim_folder, settings_of
+from vpl_plugin.prototypes import Prototypes
+from vpl_plugin.results import Results
 
-__all__ = ["SeedStream", "run_learn"]
+__all__ = ["Learn", "SeedStream"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ TAU_T = 0.01
 FILES_AT_ONCE = 64
 # Reading takes half the time of a pass; all of VOC's train_aug at 128 pixels a photo fits in here.
 HELD_BYTES = 2 * 1024**3
+# Over the pixels, that "apgd" takes to its default tolerance.
+TYPICAL_PASSES = 40
 
 
 class SeedStream:
@@ -43,9 +45,7 @@ class SeedStream:
 
     Args:
         files: of the stage ``seeds``.
-        text_prototypes: (N, D), the foreground rows, then the background's; chunks go to their
-            device.
-        num_foreground: number of foreground rows.
+        text: text prototypes; chunks go to their device.
         workers: threads that read.
         held_bytes: the most memory that is kept from one pass to the next.
     """
@@ -53,15 +53,13 @@ class SeedStream:
     def __init__(
         self,
         files: Sequence[Path],
-        text_prototypes: Tensor,
+        text: Prototypes,
         *,
-        num_foreground: int,
         workers: int = 1,
         held_bytes: int = HELD_BYTES,
     ) -> None:
         self.files = list(files)
-        self._text = text_prototypes
-        self._num_foreground = num_foreground
+        self._text = text
         self._workers = workers
         self._room = held_bytes
         self._held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -81,16 +79,11 @@ class SeedStream:
 
     def _chunk(self, features: np.ndarray, seeds: np.ndarray) -> PixelChunk:
         """Unit features and their targets, as the solver takes them."""
-        x = torch.from_numpy(features).to(self._text.device).float()
-        x = torch.nn.functional.normalize(x, dim=1)
-        targets = targets_from_seeds(
-            torch.from_numpy(seeds).to(self._text.device).long(),
-            x,
-            self._text,
-            num_foreground=self._num_foreground,
-            tau_T=TAU_T,
+        x, claimed = (
+            torch.from_numpy(array).to(self._text.rows.device) for array in (features, seeds)
         )
-        return PixelChunk(x, targets)
+        x = torch.nn.functional.normalize(x.float(), dim=1)
+        return PixelChunk(x, targets_from_seeds(claimed.long(), x, self._text, TAU_T))
 
     def _read(self, start: int, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
         """Features and seeds of the files from ``start`` on, as they are stored."""
@@ -101,7 +94,7 @@ class SeedStream:
         seeds = np.concatenate([item.seeds for item in stored])
         if self._all_fit is None:
             # The first files tell the size of all: float32 features, and targets beside them.
-            numbers = len(features) * (features.shape[1] + len(self._text))
+            numbers = len(features) * (features.shape[1] + len(self._text.rows))
             self._all_fit = 4 * numbers * len(self.files) / len(stored) <= self._room
         if not self._all_fit and features.nbytes + seeds.nbytes <= self._room:
             self._room -= features.nbytes + seeds.nbytes
@@ -109,95 +102,76 @@ class SeedStream:
         return features, seeds
 
 
-def run_learn(
-    photos: PhotoSet,
-    settings: Settings,
-    failures: dict[Path, str],
-    *,
-    device: torch.device | str = "cpu",
-) -> None:
-    """Learns vision prototypes from the seeds of the set's photos, unless they are there.
+class Learn(Stage):
+    """Alg. 1 of the VPL paper on the seeds of all photos (Eq. 3-11)."""
 
-    With a shard of several processes each reads its share of the files, the sums go through
-    ``torch.distributed``, and the first process writes.
+    name = "learn"
 
-    Args:
-        photos: the set.
-        settings: of the run.
-        failures: gets the photos without seeds, and prototypes of fewer photos than there are.
-        device: where to compute.
+    def is_needed(self, settings: Settings) -> bool:
+        """Only where the CAMs are to be made from what is learned."""
+        return settings.learns
 
-    Raises:
-        FileNotFoundError: there are no seeds at all.
-        ValueError: the folder holds prototypes of other settings or photos, or a seeds file is
-            broken.
-        OSError: a file cannot be written.
-    """
-    made_by = settings_of(settings.seeds, "seeds")
-    inputs = stage_inputs(photos, settings.seeds, partial(seeds_file, settings), "seeds", failures)
-    facts = {
-        "seeds": made_by,
-        "tau_T": TAU_T,
-        "tau_I": settings.tau_I,
-        "anchor": settings.anchor,
-        "solver": settings.solver,
-        "iterations": settings.iterations,
-        "tolerance": settings.tolerance,
-    }
-    claim_folder(settings.learned, facts, alone=settings.shard[1] == 1)
-    target = settings.learned / PROTOTYPES
-    if is_made(target, inputs, [settings.output / "vision"], failures):
-        return
-    files = list(inputs.values())
-    rank, world = settings.shard
-    # With fewer files than processes each one reads them all.
-    share = files[rank::world] if len(files) >= world else files
-    text, about = load_prototypes(settings.seeds / TEXT_PROTOTYPES)
-    stream = SeedStream(
-        share,
-        text.to(device),
-        num_foreground=len(photos.names.labels),
-        workers=settings.workers,
-    )
-    with tqdm(desc="learn", unit="iteration", disable=rank > 0) as progress:
+    def run(self, run: Run[Settings]) -> None:
+        """Learns vision prototypes from the seeds, unless they are there.
 
-        def count(_: Iterate) -> None:
-            progress.update()
+        With several processes each reads its share of the files, the sums go through
+        ``torch.distributed``, and the first process writes.
+        """
+        settings = run.settings
+        seeds = Results(settings.seeds)
+        facts: dict[str, Any] = {
+            "seeds": seeds.settings("seeds"),
+            "tau_T": TAU_T,
+            **settings.facts("tau_I", "anchor", "solver", "iterations", "tolerance"),
+        }
+        inputs = stage_inputs(run.photos, settings.seeds, seeds.file, "seeds", run.failures)
+        Results.claim(settings.learned, facts, alone=run.ranks.alone)
+        target = settings.learned / PROTOTYPES
+        if is_made(target, inputs, [settings.output / "vision"], run.failures):
+            return
+        files = list(inputs.values())
+        rank, world = run.ranks.rank, run.ranks.world
+        # With fewer files than processes each one reads them all.
+        share = files[rank::world] if len(files) >= world else files
+        text = Prototypes.load(settings.seeds / TEXT_PROTOTYPES).to(run.ranks.device)
+        stream = SeedStream(share, text, workers=settings.workers)
+        with tqdm(desc=self.name, unit="iteration", disable=rank > 0) as progress:
 
-        fit = learn_vision_prototypes(
-            stream,
-            text.to(device),
-            settings.tau_I,
-            anchor=settings.anchor,
-            solver=settings.solver,
-            iterations=settings.iterations,
-            tolerance=settings.tolerance,
-            callback=count,
-            reduce=sum_over_ranks if len(share) < len(files) else None,
-            full_output=True,
+            def count(_: Iterate) -> None:
+                progress.update()
+
+            fit = fit_vision_prototypes(
+                stream,
+                text.rows,
+                settings.tau_I,
+                anchor=settings.anchor,
+                solver=settings.solver,
+                iterations=settings.iterations,
+                tolerance=settings.tolerance,
+                callback=count,
+                reduce=sum_over_ranks if len(share) < len(files) else None,
+            )
+        if rank > 0:
+            return
+        # Where the photos lay says nothing of the prototypes.
+        made_from = {name: fact for name, fact in facts["seeds"].items() if name != "root"}
+        facts |= {"seeds": made_from, "photos": len(files)}
+        learned = learned_prototypes(text, fit, settings.tau_I, facts)
+        note_photos(target, inputs)
+        learned.save(target)
+        logger.info(
+            "prototypes of %d photos: loss %.4f -> %.4f in %d passes (%s)",
+            len(files),
+            fit.losses[0],
+            fit.losses[-1],
+            fit.passes,
+            fit.stop_reason,
         )
-    if rank > 0:
-        return
-    made = {
-        **about,
-        "kind": "vision",
-        **facts,
-        "photos": len(files),
-        "loss": float(fit.losses[-1]),
-        "kl": float(fit.losses[-1] - fit.target_entropy),
-        "gap": float(fit.gaps[-1]),
-        "text_loss": float(fit.losses[0]),
-        "text_gap": float(fit.gaps[0]),
-        "passes": fit.passes,
-        "stop_reason": fit.stop_reason,
-    }
-    note_photos(target, inputs)
-    save_prototypes(target, fit.prototypes.cpu(), made)
-    logger.info(
-        "prototypes of %d photos: loss %.4f -> %.4f in %d passes (%s)",
-        len(files),
-        made["text_loss"],
-        made["loss"],
-        fit.passes,
-        fit.stop_reason,
-    )
+
+    def estimate(self, run: Run[Settings], costs: Costs) -> Estimate:
+        """All photos, unless the prototypes are there."""
+        done = (run.settings.learned / PROTOTYPES).exists()
+        count = 0 if done else len(run.photos.photos)
+        passes = min(TYPICAL_PASSES, run.settings.iterations)
+        seconds = count * costs.kept_pixels * passes * costs.seconds_per_pixel_and_pass
+        return Estimate(self.name, count, 4 * costs.rows * run.encoder.embed_dim, seconds)

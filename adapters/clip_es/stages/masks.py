@@ -10,19 +10,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from vpl_plugin.adapters.clip_es.estimate import Costs
+from vpl_plugin.adapters.clip_es.settings import Settings
 from vpl_plugin.adapters.clip_es.stage_files import read_cams
-from vpl_plugin.adapters.clip_es.stages.cams import cams_file
-from vpl_plugin.adapters.clip_es.stages.settings import Settings
-from vpl_plugin.adapters.datasets.photo_set import PhotoSet
+from vpl_plugin.adapters.pipeline.run import Estimate, Run, Stage
 from vpl_plugin.adapters.worker_pool import run_jobs
-from vpl_plugin.clip.out_of_memory import is_out_of_memory
+from vpl_plugin.clip.out_of_memory import noted
 from vpl_plugin.clip.preprocess import open_photo
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.crf import clip_es_photo, dense_crf, reference_backend
 from vpl_plugin.localization.mask_files import IGNORE_INDEX, write_mask
-from vpl_plugin.localization.seeds import background_score, resize_cams
-from vpl_plugin.run_folder import claim_folder, settings_of
+from vpl_plugin.localization.seeds import background_score, cams_to_labels, resize_cams
+from vpl_plugin.results import Results, made_from
 
-__all__ = ["MaskJob", "make_mask", "run_masks"]
+__all__ = ["MaskJob", "Masks", "make_mask"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,86 +36,92 @@ class MaskJob(NamedTuple):
         cams: path of its CAMs.
         mask: where the pseudo-mask goes, 255 where unsure.
         labels: where the labels of all pixels go.
+        made_from: the digest of their inputs.
         power: of the background score.
         confidence: below it a pixel is unsure.
         parity: the CRF sees the photo as upstream's script hands it over.
-        backend: of the CRF.
+        backend: of the CRF; None leaves it out, and every pixel has its best class.
     """
 
     photo: Path
     cams: Path
     mask: Path
     labels: Path
+    made_from: str
     power: float
     confidence: float
     parity: bool
-    backend: str
+    backend: str | None
 
 
-def run_masks(photos: PhotoSet, settings: Settings, failures: dict[Path, str]) -> None:
-    """Writes the masks of every photo whose files are not there yet.
+class Masks(Stage):
+    """Pseudo-masks, 255 where unsure, and the labels of all pixels that mIoU is taken of."""
 
-    Args:
-        photos: the set.
-        settings: of the run.
-        failures: gets the photos without CAMs, and those that cannot be read.
+    name = "masks"
 
-    Raises:
-        FileNotFoundError: there are no CAMs at all.
-        ValueError: the folder holds masks of other settings, or there are too many classes.
-        OSError: a file cannot be written.
-    """
-    if len(photos.names.labels) >= IGNORE_INDEX:
-        raise ValueError(
-            f"masks have 8 bits: at most {IGNORE_INDEX - 1} classes; got {len(photos.names.labels)}"
+    def run(self, run: Run[Settings]) -> None:
+        """Writes the masks of every photo whose files are not there yet."""
+        settings, classes = run.settings, len(run.photos.names.labels)
+        if classes >= IGNORE_INDEX:
+            raise InputError(
+                f"masks have 8 bits: at most {IGNORE_INDEX - 1} classes; got {classes}"
+            )
+        cams = Results(settings.cams)
+        decisive = settings.facts("crf", "power", "confidence", "parity")
+        facts = {"cams": cams.settings("cams"), **decisive}
+        masks, labels = (
+            Results.claim(folder, facts, alone=run.ranks.alone)
+            for folder in (settings.masks, settings.labels)
         )
-    facts = {
-        "cams": settings_of(settings.cams, "cams"),
-        "power": settings.power,
-        "confidence": settings.confidence,
-        "parity": settings.parity,
-    }
-    for folder in (settings.masks, settings.labels):
-        claim_folder(folder, facts, alone=settings.shard[1] == 1)
-    rank, world = settings.shard
-    backend = reference_backend() if settings.parity else "torch"
-    jobs = []
-    for item in photos.photos[rank::world]:
-        job = MaskJob(
-            item.photo,
-            cams_file(settings, item.name),
-            settings.masks / f"{item.name}.png",
-            settings.labels / f"{item.name}.png",
-            settings.power,
-            settings.confidence,
-            settings.parity,
-            backend,
-        )
-        if not job.cams.exists():
-            failures.setdefault(item.photo, f"it has no CAMs at {job.cams}")
-        elif not (job.mask.exists() and job.labels.exists()):
-            job.mask.parent.mkdir(parents=True, exist_ok=True)
-            job.labels.parent.mkdir(parents=True, exist_ok=True)
-            jobs.append(job)
-    if not jobs:
-        return
-    logger.info("dense CRF: %s, processes: %d", backend, min(settings.workers, len(jobs)))
-    for job, result in tqdm(
-        run_jobs(make_mask, jobs, settings.workers),
-        total=len(jobs),
-        desc="masks",
-        unit="photo",
-        disable=rank > 0,
-    ):
-        try:
-            result()
-        # BrokenPhotoError is a ValueError.
-        except (ValueError, FileNotFoundError) as error:
-            failures[job.photo] = str(error)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            failures[job.photo] = f"too large for the memory of its dense CRF. {error}"
+        backend = _backend(settings)
+        jobs = []
+        for item in run.photos.photos[run.ranks.rank :: run.ranks.world]:
+            inputs = made_from(cams.file(item.name))
+            if inputs is None:
+                run.failures.setdefault(item.photo, f"it has no CAMs at {cams.file(item.name)}")
+            elif not all(kind.is_made(item.name, inputs, ".png") for kind in (masks, labels)):
+                jobs.append(
+                    MaskJob(
+                        photo=item.photo,
+                        cams=cams.file(item.name),
+                        mask=masks.new_file(item.name, ".png"),
+                        labels=labels.new_file(item.name, ".png"),
+                        made_from=inputs,
+                        power=settings.power,
+                        confidence=settings.confidence,
+                        parity=settings.parity,
+                        backend=backend,
+                    )
+                )
+        if not jobs:
+            return
+        # Without the CRF a mask takes less time than a process to start.
+        workers = settings.workers if settings.crf else 1
+        if settings.crf:
+            logger.info("dense CRF: %s, processes: %d", backend, min(workers, len(jobs)))
+        for job, result in tqdm(
+            run_jobs(make_mask, jobs, workers),
+            total=len(jobs),
+            desc=self.name,
+            unit="photo",
+            disable=run.ranks.rank > 0,
+        ):
+            with noted(run.failures, job.photo, "too large for the memory of its dense CRF."):
+                result()
+
+    def estimate(self, run: Run[Settings], costs: Costs) -> Estimate:
+        """Photos without masks."""
+        masks = Results(run.settings.masks)
+        left = sum(not masks.file(item.name, ".png").exists() for item in run.photos.photos)
+        # Two palette PNGs, which take about a fortieth of a byte a pixel each.
+        seconds = left * costs.crf_seconds_per_photo / run.settings.workers
+        return Estimate(self.name, left, left * costs.area / 20, seconds)
+
+
+def _backend(settings: Settings) -> str | None:
+    if not settings.crf:
+        return None
+    return reference_backend() if settings.parity else "torch"
 
 
 def make_mask(job: MaskJob) -> None:
@@ -122,15 +129,19 @@ def make_mask(job: MaskJob) -> None:
     photo = np.asarray(open_photo(job.photo))
     stored = read_cams(job.cams)
     if photo.shape[:2] != stored.size:
-        raise ValueError(
+        raise InputError(
             f"{job.photo} is of size {photo.shape[:2]}, its CAMs are of a photo of {stored.size}"
         )
     maps = resize_cams(stored.refined, stored.size)
-    scores = torch.cat([background_score(maps, job.power), maps]).numpy()
-    shown = clip_es_photo(photo) if job.parity else photo
-    probabilities = dense_crf(shown, scores, backend=job.backend)
-    of_map = np.array([0, *(index + 1 for index in stored.classes)], np.uint8)
-    labels = of_map[probabilities.argmax(axis=0)]
-    mask = np.where(probabilities.max(axis=0) < job.confidence, IGNORE_INDEX, labels)
-    write_mask(job.labels, labels)
-    write_mask(job.mask, mask.astype(np.uint8))
+    if job.backend is None:
+        labels = mask = cams_to_labels(maps, stored.classes, job.power).to(torch.uint8).numpy()
+    else:
+        scores = torch.cat([background_score(maps, job.power), maps]).numpy()
+        shown = clip_es_photo(photo) if job.parity else photo
+        probabilities = dense_crf(shown, scores, backend=job.backend)
+        of_map = np.array([0, *(index + 1 for index in stored.classes)], np.uint8)
+        labels = of_map[probabilities.argmax(axis=0)]
+        unsure = probabilities.max(axis=0) < job.confidence
+        mask = np.where(unsure, IGNORE_INDEX, labels).astype(np.uint8)
+    write_mask(job.labels, labels, made_from=job.made_from)
+    write_mask(job.mask, mask, made_from=job.made_from)

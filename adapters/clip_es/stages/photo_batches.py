@@ -7,21 +7,22 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from vpl_plugin.adapters.clip_es.cams import CAMStep, PhotoCAMs, batch_cams
-from vpl_plugin.adapters.clip_es.stages.settings import Settings
-from vpl_plugin.adapters.datasets.photo_set import SetPhoto
-from vpl_plugin.clip.class_names import ClassNames
+from vpl_plugin.adapters.clip_es.photo_grid import photo_grid
+from vpl_plugin.adapters.photos.photo_set import SetPhoto
+from vpl_plugin.adapters.pipeline.run import Run
 from vpl_plugin.clip.model import ClipModel
-from vpl_plugin.clip.out_of_memory import is_out_of_memory
-from vpl_plugin.clip.preprocess import BrokenPhotoError, open_photo, photo_size
+from vpl_plugin.clip.out_of_memory import is_out_of_memory, noted
+from vpl_plugin.clip.preprocess import BrokenPhotoError, open_photo
+from vpl_plugin.prototypes import Prototypes
 
-__all__ = ["LocalisedPhoto", "localised_photos", "photo_grid", "plan_batches"]
+__all__ = ["LocalisedPhoto", "localisation_facts", "localised_photos", "plan_batches"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +44,6 @@ class LocalisedPhoto(NamedTuple):
     size: tuple[int, int]
     cams: PhotoCAMs
     features: Tensor
-
-
-def photo_grid(path: Path, patch_size: int) -> tuple[int, int]:
-    """Rows and columns of a photo's patches, from its header alone.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        BrokenPhotoError: it is no photo.
-    """
-    height, width = photo_size(path)
-    return -(-height // patch_size), -(-width // patch_size)
 
 
 def plan_batches(
@@ -89,42 +79,48 @@ def plan_batches(
     return [tuple(item for _, item in members) for members in batches]
 
 
+def localisation_facts(run: Run[Any], *names: str) -> dict[str, Any]:
+    """What a photo's CAMs depend on beside the prototypes, and the settings of these names."""
+    return {
+        **run.settings.source,
+        "encoder": run.encoder.fingerprint(),
+        "box_threshold": run.photos.names.box_threshold,
+        **run.settings.facts("parity", *names),
+    }
+
+
 def localised_photos(
-    model: ClipModel,
-    photos: Sequence[SetPhoto],
-    prototypes: Tensor,
-    settings: Settings,
+    run: Run[Any],
+    prototypes: Prototypes,
     *,
     stage: str,
-    names: ClassNames,
-    temperature: float | None,
     is_done: Callable[[SetPhoto], bool],
-    failures: dict[Path, str],
     cam_step: CAMStep | None = None,
 ) -> Iterator[LocalisedPhoto]:
     """CAMs and features of the photos that are not done, batch by batch.
 
     Args:
-        model: the frozen CLIP model.
-        photos: of the set.
-        prototypes: (N, D), the foreground rows, then the background's.
-        settings: batch size, workers, shard, parity.
-        stage: what the progress bar calls it.
-        names: the classes of the set.
-        temperature: of GradCAM's softmax.
-        is_done: whether a photo's files are there.
-        failures: gets the photos that cannot be read, and those that do not fit in memory alone:
+        run: photos, model, ranks, and the settings batch_size, workers and position_dtype. Its
+            failures get the photos that cannot be read, and those that do not fit in memory alone:
             where a batch does not, its photos go one by one.
+        prototypes: that GradCAM is given, on the model's device.
+        stage: what the progress bar calls it.
+        is_done: whether a photo's files are there.
         cam_step: of :func:`batch_cams`.
 
     Yields:
         The photos that are not done, a batch in memory and a few decoded ahead.
     """
-    if all(is_done(item) for item in photos):
+    photos, settings, failures, model = run.photos, run.settings, run.failures, run.encoder
+    left = {item.name for item in photos.photos if not is_done(item)}
+    if not left:
         return
-    rank, world = settings.shard
-    batches = plan_batches(photos, model.patch_size, settings.batch_size, failures)[rank::world]
-    todo = [batch for batch in batches if not all(is_done(item) for item in batch)]
+    batches = plan_batches(photos.photos, model.patch_size, settings.batch_size, failures)
+    todo = [
+        batch
+        for batch in batches[run.ranks.rank :: run.ranks.world]
+        if any(item.name in left for item in batch)
+    ]
     total = sum(len(batch) for batch in todo)
 
     def localise(batch: Sequence[_Decoded]) -> list[tuple[PhotoCAMs, Tensor]] | None:
@@ -135,9 +131,7 @@ def localised_photos(
                 torch.stack([one.pixels for one in batch]),
                 [one.item.classes for one in batch],
                 prototypes,
-                num_foreground=len(names.labels),
-                temperature=temperature,
-                box_threshold=names.box_threshold,
+                box_threshold=photos.names.box_threshold,
                 position_dtype=settings.position_dtype,
                 cam_step=cam_step,
             )
@@ -147,7 +141,7 @@ def localised_photos(
             return None
 
     hinted = False
-    with tqdm(total=total, desc=stage, unit="photo", disable=rank > 0) as progress:
+    with tqdm(total=total, desc=stage, unit="photo", disable=run.ranks.rank > 0) as progress:
         for loaded in _decoded(model, todo, settings.workers):
             readable = [
                 decoded
@@ -176,7 +170,7 @@ def localised_photos(
                         progress.update()
                         continue
                     (found,) = alone
-                if not is_done(one.item):
+                if one.item.name in left:
                     yield LocalisedPhoto(one.item, one.size, *found)
                 progress.update()
 
@@ -218,7 +212,7 @@ def _result(
     model: ClipModel, item: SetPhoto, future: Future[_Decoded], failures: dict[Path, str]
 ) -> _Decoded | None:
     """The decoded photo; None, and a failure, where it is broken or does not fit in memory."""
-    try:
+    with noted(failures, item.photo, "no memory to decode it: make it smaller."):
         try:
             return future.result()
         except (MemoryError, RuntimeError) as error:
@@ -226,11 +220,4 @@ def _result(
                 raise
         # Others were decoded at the same time: it may fit now, without them.
         return _decode(model, item)
-    # BrokenPhotoError is a ValueError.
-    except (ValueError, FileNotFoundError) as error:
-        failures[item.photo] = str(error)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        failures[item.photo] = f"no memory to decode it: make it smaller. {error}".strip()
     return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from vpl_plugin.core.constraints import Constraint
-from vpl_plugin.core.oracle import Oracle
-from vpl_plugin.core.solvers.base import Observer, SolverResult
+from vpl_plugin.core.constraints import Sphere
+from vpl_plugin.core.descent import Point, Problem
+from vpl_plugin.core.solvers import SOLVERS
 
 __all__ = ["apgd"]
 
@@ -15,17 +17,13 @@ __all__ = ["apgd"]
 GROWTH = 1.05
 # Backtracking below this step means that rounding, not curvature, rejects the steps.
 SMALLEST_STEP = 1e-10
+# Directions of the features with less than this share of the largest variance count as having it,
+# so that the inverse of the metric is well conditioned.
+METRIC_RIDGE = 0.01
 
 
-def apgd(
-    oracle: Oracle,
-    W: Tensor,
-    constraint: Constraint,
-    *,
-    lr: float,
-    iterations: int,
-    observe: Observer,
-) -> SolverResult:
+@SOLVERS.register("apgd")
+def apgd(problem: Problem, W: Tensor, lr: float) -> Iterator[Point]:
     """Eq. 11 of the VPL paper, accelerated: the same problem in a small fraction of the passes.
 
     Each iteration steps from the extrapolated point in the metric of the features' second moment,
@@ -36,37 +34,67 @@ def apgd(
 
     One host-device sync an evaluation: backtracking is a decision of the host.
     """
-    inverse_metric = constraint.inverse_metric(oracle.second_moment())
-    metric = torch.linalg.inv(inverse_metric)
+    constraint = problem.constraint
+    # The nearest point of a ball is known in the Euclidean metric only.
+    on_sphere = isinstance(constraint, Sphere)
+    metric = _FeatureMetric(problem.oracle.second_moment()) if on_sphere else _EuclideanMetric()
     step = lr
     momentum = torch.ones((), dtype=W.dtype, device=W.device)
-    extrapolated = W
-    loss, gradient = oracle(extrapolated)
-    for _ in range(iterations):
-        if reason := observe(extrapolated, loss, gradient):
-            return SolverResult(extrapolated, reason)
-        direction = constraint.direction(extrapolated, gradient, inverse_metric)
+    here = problem.at(W)
+    while True:
+        yield here
+        direction = metric.steepest(here)
         while True:
-            W_next = constraint.project(extrapolated - step * direction)
+            W_next = constraint.project(here.W - step * direction)
             move = W_next - W
-            uphill = (gradient * move).sum() > 0
+            uphill = (here.gradient * move).sum() > 0
             momentum_next = torch.where(uphill, 1.0, (1 + (1 + 4 * momentum**2).sqrt()) / 2)
             inertia = torch.where(uphill, 0.0, (momentum - 1) / momentum_next)
-            next_point = constraint.project(W_next + inertia * move)
-            next_loss, next_gradient = oracle(next_point)
-            change = next_point - extrapolated
+            there = problem.at(constraint.project(W_next + inertia * move))
+            change = there.W - here.W
             # Tangent parts, as the bend of the sphere itself counts as curvature, too.
-            bend = constraint.tangent(next_point, next_gradient) - constraint.tangent(
-                extrapolated, gradient
-            )
-            curvature = float((bend * change).sum() / ((change @ metric) * change).sum())
+            bend = there.tangent - here.tangent
+            (curvature,) = there.read((bend * change).sum() / metric.square(change))
             # Written so that the NaN of an unmoved iterate accepts, too.
             if not step * curvature > 1:
                 break
             step = min(step / 2, 1 / curvature)
             if step < SMALLEST_STEP:
-                return SolverResult(extrapolated, "stalled")
-        W, extrapolated, momentum = W_next, next_point, momentum_next
-        loss, gradient = next_loss, next_gradient
+                return
+        W, here, momentum = W_next, there, momentum_next
         step *= GROWTH
-    return SolverResult(extrapolated, "iterations")
+
+
+class _FeatureMetric:
+    """The metric of the features' second moment, ridged, on the sphere.
+
+    Pixel features lie in a narrow cone, so that the curvature along their mean exceeds that along
+    the rest a hundredfold; in this metric it is about even.
+    """
+
+    def __init__(self, second_moment: Tensor) -> None:
+        eigenvalues, vectors = torch.linalg.eigh(second_moment)
+        scale = eigenvalues[-1] / (eigenvalues + METRIC_RIDGE * eigenvalues[-1])
+        self._inverse = (vectors * scale) @ vectors.T
+        self._metric = torch.linalg.inv(self._inverse)
+
+    def steepest(self, point: Point) -> Tensor:
+        """The Riemannian gradient: the steepest tangent direction."""
+        steepest = point.gradient @ self._inverse
+        normal = point.W @ self._inverse
+        outward = (steepest * point.W).sum(1, keepdim=True) / (normal * point.W).sum(
+            1, keepdim=True
+        )
+        return steepest - outward * normal
+
+    def square(self, change: Tensor) -> Tensor:
+        """The squared length of a change of W, 0-d."""
+        return ((change @ self._metric) * change).sum()
+
+
+class _EuclideanMetric:
+    def steepest(self, point: Point) -> Tensor:
+        return point.tangent
+
+    def square(self, change: Tensor) -> Tensor:
+        return (change * change).sum()

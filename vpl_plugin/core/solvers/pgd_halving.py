@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from vpl_plugin.core.constraints import Constraint
-from vpl_plugin.core.oracle import Oracle
-from vpl_plugin.core.solvers.base import Observer, SolverResult
+from vpl_plugin.core.descent import Point, Problem
+from vpl_plugin.core.solvers import SOLVERS
 
 __all__ = ["pgd_halving"]
 
 
-def pgd_halving(
-    oracle: Oracle,
-    W: Tensor,
-    constraint: Constraint,
-    *,
-    lr: float,
-    iterations: int,
-    observe: Observer,
-) -> SolverResult:
+@SOLVERS.register("pgd_halving")
+def pgd_halving(problem: Problem, W: Tensor, lr: float) -> Iterator[Point]:
     """Eq. 11 with the step rule of InMaP (Qian et al., NeurIPS 2023, ``image_opt``).
 
     The step halves whenever the norm of the gradient exceeds the one before. That norm does not go
@@ -28,13 +22,11 @@ def pgd_halving(
     """
     step = torch.as_tensor(lr, dtype=W.dtype, device=W.device)
     norm_before = torch.full_like(step, torch.inf)
-    for _ in range(iterations):
-        loss, gradient = oracle(W)
-        if reason := observe(W, loss, gradient):
-            return SolverResult(W, reason)
-        norm = torch.linalg.vector_norm(gradient)
+    while True:
+        point = problem.at(W)
+        yield point
+        norm = torch.linalg.vector_norm(point.gradient)
         # On the device, so that no iteration waits for the host.
         step = torch.where(norm > norm_before, step / 2, step)
         norm_before = norm
-        W = constraint.project(W - step * gradient)
-    return SolverResult(W, "iterations")
+        W = problem.constraint.project(W - step * point.gradient)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vpl_plugin.localization.checks import check_photo
+from vpl_plugin.checks import check_photo
 
 __all__ = ["clip_es_photo"]
 
@@ -26,7 +26,7 @@ def clip_es_photo(photo: np.ndarray) -> np.ndarray:
 
     Raises:
         TypeError: not uint8.
-        ValueError: wrong shape.
+        InputError: wrong shape.
 
     Example:
         >>> clip_es_photo(np.array([[[0, 120, 255]]], np.uint8))

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from vpl_plugin.core.checks import check_choice, check_count, check_positive
-from vpl_plugin.localization.checks import check_photo
+from vpl_plugin.checks import check_choice, check_count, check_photo, check_positive
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.crf.mean_field import CRFSettings, mean_field
 from vpl_plugin.localization.crf.pydensecrf_backend import pydensecrf_inference
 
@@ -60,7 +60,7 @@ def dense_crf(
         ImportError: the backend ``pydensecrf`` is wanted and not installed; the message says how to
             get it.
         TypeError: a photo that is not uint8, or probabilities that are not floating point.
-        ValueError: shapes that do not fit, fewer than two classes, values outside [0, 1], a setting
+        InputError: shapes that do not fit, fewer than two classes, values outside [0, 1], a setting
             that is not above 0 or a standard deviation that is very small, an unknown backend, a
             device for a backend that takes none.
 
@@ -84,7 +84,7 @@ def dense_crf(
     _check_settings(settings, photos[0].shape)
     check_choice("backend", backend, BACKENDS)
     if backend != "torch" and torch.device(device).type != "cpu":
-        raise ValueError(f"the backend {backend} works on the cpu alone; got the device {device}")
+        raise InputError(f"the backend {backend} works on the cpu alone; got the device {device}")
     _log_once(backend, str(device))
 
     if backend == "pydensecrf":
@@ -122,7 +122,7 @@ def _check(
 ) -> np.ndarray:
     """The probabilities as (B, C, H, W)."""
     if not len(photos):
-        raise ValueError("photo must hold at least one photo; got none")
+        raise InputError("photo must hold at least one photo; got none")
     for photo in photos:
         check_photo(photo)
     height, width = photos[0].shape[:2]
@@ -138,12 +138,12 @@ def _check(
         or probabilities.shape[-3] < 2
     ):
         shape = ", ".join(map(str, (*count, "C", height, width)))
-        raise ValueError(
+        raise InputError(
             f"probabilities must have shape ({shape}), that of the"
             f" photo, with C >= 2; got {probabilities.shape}"
         )
     if not (probabilities.min() >= 0 and probabilities.max() <= 1):
-        raise ValueError(
+        raise InputError(
             "probabilities must lie in [0, 1]; got the range"
             f" [{probabilities.min():.4g}, {probabilities.max():.4g}]"
         )
@@ -163,7 +163,7 @@ def _check_settings(settings: CRFSettings, shape: tuple[int, ...]) -> None:
     ):
         value = getattr(settings, name)
         if value < extent / most:
-            raise ValueError(
+            raise InputError(
                 f"{name} must be at least {extent / most:.3g} for a photo of {shape[0]} x"
                 f" {shape[1]} pixels; got {value!r}"
             )

@@ -48,7 +48,7 @@ def build_kernel(points: Tensor, weight: float, groups: int = 1) -> Kernel:
         The kernel, on the points' device.
 
     Raises:
-        ValueError: the points spread over more vertices than 63 bits can number.
+        InputError: the points spread over more vertices than 63 bits can number.
     """
     lattice = build_lattice(points, groups)
     # The blur passes on a little more than it gets.

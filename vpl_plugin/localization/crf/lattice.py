@@ -44,7 +44,7 @@ def build_lattice(points: Tensor, groups: int = 1) -> Lattice:
         The lattice, on the points' device.
 
     Raises:
-        ValueError: the points spread over more vertices than 63 bits can number.
+        InputError: the points spread over more vertices than 63 bits can number.
 
     Example:
         >>> build_lattice(torch.zeros(2, 5)).vertices.T.unique(dim=0)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vpl_plugin.errors import InputError
+
 __all__ = ["Simplices", "enclosing_simplices"]
 
 
@@ -41,7 +43,7 @@ def enclosing_simplices(points: Tensor, groups: int = 1) -> Simplices:
         The simplices.
 
     Raises:
-        ValueError: the points spread over more vertices than 63 bits can number.
+        InputError: the points spread over more vertices than 63 bits can number.
     """
     d, count = points.shape
     elevated = _elevate(points)
@@ -112,7 +114,7 @@ def _numbering(quotients: Tensor, groups: int) -> tuple[Tensor, Tensor, int]:
         steps.insert(0, span)
         span *= size
     if span * groups >= 2**63:
-        raise ValueError(
+        raise InputError(
             f"the points spread over {span:.1e} vertices, more than 63 bits can number: take larger"
             " standard deviations"
         )

@@ -1,0 +1,1 @@
+"""Photos with their labels, and the files and lists that name them."""

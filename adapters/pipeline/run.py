@@ -1,0 +1,145 @@
+"""A pipeline: a tuple of stages, and the run that each of them is given."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from vpl_plugin.distributed import Ranks
+from vpl_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from vpl_plugin.adapters.clip_es.estimate import Costs
+    from vpl_plugin.adapters.photos.photo_set import PhotoSet
+    from vpl_plugin.clip.model import ClipModel
+
+__all__ = ["Adapter", "Estimate", "Run", "Stage", "StageEntry"]
+
+SettingsT = TypeVar("SettingsT")
+
+
+@dataclass
+class Run(Generic[SettingsT]):
+    """What a stage is given.
+
+    Attributes:
+        photos: the set.
+        settings: of all stages.
+        model: the frozen CLIP model; None where no stage needs it.
+        failures: gets what could not be done: the path of a file -> why.
+        ranks: this process among those that share the work.
+    """
+
+    photos: PhotoSet
+    settings: SettingsT
+    model: ClipModel | None = None
+    failures: dict[Path, str] = field(default_factory=dict)
+    ranks: Ranks = field(default=Ranks())
+
+    @property
+    def encoder(self) -> ClipModel:
+        """The model, for a stage that needs it.
+
+        Raises:
+            ValueError: the run has none.
+        """
+        if self.model is None:
+            raise InputError("this stage needs the CLIP model: give the Run one")
+        return self.model
+
+
+class Estimate(NamedTuple):
+    """What one stage would take.
+
+    Attributes:
+        stage: its name.
+        photos: how many are left; for a stage that makes one thing of all, how many it reads.
+        bytes: about how much disk its new files take.
+        seconds: about how long; None where that is little.
+    """
+
+    stage: str
+    photos: int
+    bytes: float
+    seconds: float | None
+
+
+class Stage:
+    """One step of a pipeline, which leaves its results in a folder of its own.
+
+    Attributes:
+        name: on the command line.
+        needs_model: whether it runs CLIP's encoder.
+        once: it runs in one process alone, when the others have ended.
+    """
+
+    name: ClassVar[str]
+    needs_model: ClassVar[bool] = False
+    once: ClassVar[bool] = False
+
+    def is_needed(self, settings: Any) -> bool:
+        """Whether "all" includes it."""
+        return True
+
+    def run(self, run: Run[Any]) -> str | None:
+        """Makes what is not there yet.
+
+        Returns:
+            What the command prints, if anything.
+
+        Raises:
+            FileNotFoundError: an earlier stage has left nothing.
+            ValueError: its folder holds results of other settings.
+            OSError: a file cannot be written.
+        """
+        raise NotImplementedError
+
+    def estimate(self, run: Run[Any], costs: Costs) -> Estimate:
+        """What it would take; writes nothing."""
+        raise NotImplementedError
+
+
+class StageEntry(NamedTuple):
+    """A stage as its adapter lists it, before its code is imported.
+
+    Attributes:
+        about: what it makes of what, in one line.
+        home: "module:class" of the :class:`Stage`.
+    """
+
+    about: str
+    home: str
+
+    def load(self) -> Stage:
+        """The stage."""
+        module, _, name = self.home.partition(":")
+        return getattr(importlib.import_module(module), name)()
+
+
+class Adapter:
+    """An existing method with vision prototypes in its CAM step.
+
+    Register a subclass under a name, in the file of that name in ``adapters/methods`` or in a
+    package of your own that offers it as an entry point of the group ``vpl_plugin.adapters``;
+    ``vpl run NAME STAGE ...`` then runs it.
+
+    Attributes:
+        description: for --help.
+        output: folder that is written by default.
+        stages: by name, in their order.
+        settings: a dataclass; each of its fields is an option.
+    """
+
+    description: ClassVar[str]
+    output: ClassVar[str]
+    stages: ClassVar[Mapping[str, StageEntry]]
+    settings: ClassVar[type[Any]]
+
+    @classmethod
+    def needed(cls, settings: Any) -> list[Stage]:
+        """The stages that "all" runs."""
+        stages = [entry.load() for entry in cls.stages.values()]
+        return [stage for stage in stages if stage.is_needed(settings)]

@@ -1,0 +1,1 @@
+"""Pictures: photos with their CAMs and masks, curves, and maps of regions."""
