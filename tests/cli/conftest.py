@@ -26,24 +26,26 @@ DECODER = {"width": 32, "layers": 1, "heads": 2}
 
 def write_voc(root: Path, factor: int) -> list[str]:
     """The demo's six photographs, so many times smaller, in VOC's layout; their names."""
-    for folder in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
     for item in demo_photos():
         photo = item.photo.reduce(factor)
         photo.save(root / "JPEGImages" / f"{item.name}.jpg", quality=95)
         mask = Image.fromarray(item.mask).resize(photo.size, Image.Resampling.NEAREST)
         write_mask(root / "SegmentationClass" / f"{item.name}.png", np.array(mask))
-        objects = "".join(f"<object><name>{label}</name></object>" for label in item.labels)
-        listed = f"<annotation>{objects}</annotation>"
-        (root / "Annotations" / f"{item.name}.xml").write_text(listed)
     return [item.name for item in demo_photos()]
 
 
 @pytest.fixture(scope="module")
 def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six photographs of about 100 pixels a side in VOC's layout."""
+    """Six photographs of about 100 pixels a side in VOC's layout, with annotations."""
     root = tmp_path_factory.mktemp("data") / "VOC2012"
     names = write_voc(root, 5)
+    (root / "Annotations").mkdir()
+    for item in demo_photos():
+        objects = "".join(f"<object><name>{label}</name></object>" for label in item.labels)
+        listed = f"<annotation>{objects}</annotation>"
+        (root / "Annotations" / f"{item.name}.xml").write_text(listed)
     (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(names) + "\n")
     return root
 
