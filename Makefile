@@ -12,7 +12,7 @@ MAKE_VENV = $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --
 INSTALL = $(BIN)/python -m pip install --quiet
 endif
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(STAMP)
 	$(BIN)/vpl demo --output vpl_demo
@@ -29,9 +29,17 @@ lint: $(STAMP)
 	ln -s $(CURDIR)/tests/core/typed_calls.py build/typed/
 	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/setup.cfg vpl_plugin typed_calls.py
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "Open build/site/index.html"
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/solvers.py
 	$(BIN)/python benchmarks/localization.py
+
+$(VENV)/.docs: $(STAMP)
+	$(INSTALL) --editable '.[docs]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info vpl_demo

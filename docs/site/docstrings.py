@@ -7,7 +7,8 @@ import textwrap
 
 import griffe
 
-ROLE = re.compile(r":(class|data|func|meth|mod):`(~?)([\w.]+)`")
+ROLE = re.compile(r":(?:class|data|func|meth|mod):`(~?)([\w.]+)`")
+PAGE = re.compile(r"\bdocs/(\w+)\.md\b")
 INLINE_MATH = re.compile(r":math:`([^`]+)`")
 # A directive with what stands on its line, and the lines indented below it.
 MATH = re.compile(r"^\.\. math::(.*(?:\n+ +.*)*)$", re.MULTILINE)
@@ -31,6 +32,7 @@ def prepare(obj: griffe.Object) -> None:
         text = MATH.sub(display_math, obj.docstring.value)
         text = INLINE_MATH.sub(r"\\(\1\\)", text)
         text = ROLE.sub(lambda role: link(obj, role), text)
+        text = PAGE.sub(r"[\g<0>](../\1.md)", text)
         # Google's plural is the section that holds doctests; the singular is an admonition.
         obj.docstring.value = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)
     for member in obj.members.values():
@@ -46,7 +48,7 @@ def display_math(directive: re.Match[str]) -> str:
 
 def link(obj: griffe.Object, role: re.Match[str]) -> str:
     """A link where the reference shows what the role names, code where it does not."""
-    kind, short, name = role.groups()
+    short, name = role.groups()
     try:
         path = name if name.startswith("vpl_plugin.") else obj.resolve(name)
     except griffe.NameResolutionError:

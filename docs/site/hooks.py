@@ -9,6 +9,7 @@ import html
 import json
 import posixpath
 import re
+from importlib.metadata import distribution
 from pathlib import Path
 
 from latex2mathml.converter import convert
@@ -22,6 +23,8 @@ OUTSIDE = ("examples/*", "vpl_plugin/clip/weights/MODEL_CARD.md", "CHANGELOG.md"
 LINK = re.compile(r"(\]\()([^)\s#]+)")
 FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+RAW = re.compile(r":(class|data|func|math|meth|mod):|\.\. \w+::|arithmatex")
+FOREIGN = re.compile(r'<(?!a\b)[^>]+(?:src|href)="(?:https?:)?//[^"]*"')
 LETTERS = re.compile(r'(?:<mi mathvariant="normal">\w</mi>){2,}')
 
 
@@ -34,11 +37,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, name, content=path.read_bytes()))
         if path.suffix == ".ipynb":
             files.append(File.generated(config, site_path(name), content=notebook_page(path)))
+    font = Path(distribution("ziamath").locate_file("ziamath/fonts/STIXTwoMath-Regular.ttf"))
+    files.append(File.generated(config, "assets/math.ttf", content=font.read_bytes()))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Turns links between files of the checkout into links between pages."""
+    if page.is_homepage:
+        page.meta["hide"] = ["navigation", "toc"]  # its one screen takes the whole width
     folder = posixpath.dirname(page.file.src_uri)
     outside = page.file.generated_by is not None
     here = folder if outside else posixpath.join("docs", folder)
@@ -57,7 +64,17 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 def on_page_content(html: str, page: Page, **_: object) -> str:
     """Renders the equations, which needs no script in the browser."""
-    return EQUATION.sub(lambda equation: mathml(equation, page.file.src_uri), html)
+    html = EQUATION.sub(lambda equation: mathml(equation, page.file.src_uri), html)
+    if left := RAW.search(html):
+        raise PluginError(f"{page.file.src_uri} shows raw markup: {left.group()}")
+    return html
+
+
+def on_post_page(output: str, page: Page, **_: object) -> str:
+    """Holds the site to what it promises: it opens from a disk, without a network."""
+    if asset := FOREIGN.search(output):
+        raise PluginError(f"{page.file.src_uri} loads from a network: {asset.group()}")
+    return output
 
 
 def site_path(path: str) -> str:
