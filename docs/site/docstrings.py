@@ -43,7 +43,8 @@ def prepare(obj: griffe.Object) -> None:
 def display_math(directive: re.Match[str]) -> str:
     """The equation of a directive as a block of its own."""
     first, _, rest = directive.group(1).partition("\n")
-    return f"\n\\[\n{first.strip()}\n{textwrap.dedent(rest).strip()}\n\\]\n"
+    latex = f"{first.strip()}\n{textwrap.dedent(rest)}".strip()
+    return f"\n\\[\n{latex}\n\\]\n"
 
 
 def link(obj: griffe.Object, role: re.Match[str]) -> str:

@@ -23,8 +23,9 @@ OUTSIDE = ("examples/*", "vpl_plugin/clip/weights/MODEL_CARD.md", "CHANGELOG.md"
 LINK = re.compile(r"(\]\()([^)\s#]+)")
 FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
-RAW = re.compile(r":(class|data|func|math|meth|mod):|\.\. \w+::|arithmatex")
+RAW = re.compile(r":(class|data|func|math|meth|mod):|\.\. \w+::|arithmatex|\\(?:frac|mathrm|sum)\b")
 FOREIGN = re.compile(r'<(?!a\b)[^>]+(?:src|href)="(?:https?:)?//[^"]*"')
+FUNCTION = re.compile(r"(<mi>(?:cos|exp|log)</mi>)(?=<m(?:i|n|sub|sup|subsup|frac)>)")
 LETTERS = re.compile(r'(?:<mi mathvariant="normal">\w</mi>){2,}')
 
 
@@ -65,6 +66,10 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 def on_page_content(html: str, page: Page, **_: object) -> str:
     """Renders the equations, which needs no script in the browser."""
     html = EQUATION.sub(lambda equation: mathml(equation, page.file.src_uri), html)
+    if 'class="doc doc-object doc-module"' in html:
+        raise PluginError(
+            f"{page.file.src_uri}: a ::: line leads to a file and not to its function"
+        )
     if left := RAW.search(html):
         raise PluginError(f"{page.file.src_uri} shows raw markup: {left.group()}")
     return html
@@ -100,5 +105,6 @@ def mathml(equation: re.Match[str], page: str) -> str:
     rendered = convert(latex, display=display)
     if "\\" in rendered:
         raise PluginError(f"{page}: latex2mathml does not know all of: {latex}")
+    rendered = FUNCTION.sub(r'\1<mspace width="0.167em" />', rendered)
     # Letters of a name such as softmax are one identifier.
     return LETTERS.sub(lambda name: f"<mi>{re.sub('<[^>]+>', '', name.group())}</mi>", rendered)
