@@ -66,6 +66,7 @@ def test_the_sdist_holds_the_sources(built: Path) -> None:
     assert "vpl_plugin/clip/weights/mini_clip.safetensors" in names
     # README's commands and links, and whatever the tests need.
     assert {"Makefile", "tests/cli/conftest.py", "docs/images/demo.png"} <= names
+    assert {"mkdocs.yml", "docs/site/hooks.py"} <= names
     assert {"examples/learn_prototypes.ipynb", "benchmarks/solvers.py"} <= names
     assert not [name for name in names if "__pycache__" in name]
 
