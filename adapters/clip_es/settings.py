@@ -46,9 +46,10 @@ class Settings:
         parity: upstream's exact numbers: positions rounded to float16, and the CRF sees the photo
             as upstream's script hands it over.
         upstream_files: write the CAMs as CLIP-ES's .npy files too.
-        batch_size: the most photos encoded together.
-        workers: threads that decode, and processes that run the CRF; as many as the CPU has cores
-            by default.
+        batch_size: the most photos encoded together; by default 8 on a GPU, and 1 on a CPU, where
+            as many are encoded at the same time as there are workers.
+        workers: threads that decode, and on a CPU encode, and processes that run the CRF; as many
+            as the CPU has cores by default.
     """
 
     output: Path
@@ -67,7 +68,7 @@ class Settings:
     confidence: float = 0.95
     parity: bool = False
     upstream_files: bool = False
-    batch_size: int = option(8, group="work")
+    batch_size: int | None = option(None, group="work")
     workers: int = option(factory=lambda: os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
@@ -81,10 +82,11 @@ class Settings:
         )
         from vpl_plugin.core.solvers import SOLVERS
 
-        for name in ("batch_size", "workers", "iterations"):
+        for name in ("workers", "iterations"):
             check_count(name, getattr(self, name))
-        if self.pixels_per_photo is not None:
-            check_count("pixels_per_photo", self.pixels_per_photo)
+        for name in ("batch_size", "pixels_per_photo"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
         for name in ("seed", "tolerance", "anchor"):
             check_not_negative(name, getattr(self, name))
         for name in ("threshold", "confidence"):

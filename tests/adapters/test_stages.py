@@ -192,7 +192,9 @@ def test_photos_that_do_not_fit_together_go_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    whole, tight = (stages.Settings(tmp_path / name, workers=1) for name in ("whole", "tight"))
+    whole, tight = (
+        stages.Settings(tmp_path / name, workers=1, batch_size=8) for name in ("whole", "tight")
+    )
     stages.Seeds().run(Run(photos, whole, mini))
     genuine, sizes = photo_batches.batch_cams, []
 

@@ -1,13 +1,17 @@
-"""Photos in batches of equal size: planned from their headers, decoded ahead by threads."""
+"""Photos in batches of equal size: planned from their headers, decoded ahead by threads.
+
+A GPU encodes a batch at a time. A CPU encodes as many photos at once as there are workers, each in
+a thread of its own.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +32,11 @@ logger = logging.getLogger(__name__)
 
 # Attention maps grow with the square of the patches: a batch holds at most so many entries a block.
 MOST_ATTENTION = 8 * 1024 * 1024
+# The same for all batches that a CPU works on at a time: 50 photos of 512 x 384 pixels.
+MOST_AT_ONCE = 4 * MOST_ATTENTION
+BATCH_ON_GPU = 8
+
+Result = TypeVar("Result")
 
 
 class LocalisedPhoto(NamedTuple):
@@ -115,13 +124,16 @@ def localised_photos(
     left = {item.name for item in photos.photos if not is_done(item)}
     if not left:
         return
-    batches = plan_batches(photos.photos, model.patch_size, settings.batch_size, failures)
+    on_cpu = model.device.type == "cpu"
+    batch_size = settings.batch_size or (1 if on_cpu else BATCH_ON_GPU)
+    batches = plan_batches(photos.photos, model.patch_size, batch_size, failures)
     todo = [
         batch
         for batch in batches[run.ranks.rank :: run.ranks.world]
         if any(item.name in left for item in batch)
     ]
     total = sum(len(batch) for batch in todo)
+    hinted = False
 
     def localise(batch: Sequence[_Decoded]) -> list[tuple[PhotoCAMs, Tensor]] | None:
         """None where memory does not hold so many photos at once."""
@@ -140,39 +152,81 @@ def localised_photos(
                 raise
             return None
 
-    hinted = False
+    def localise_batch(readable: Sequence[_Decoded]) -> tuple[int, list[LocalisedPhoto]]:
+        """How many photos the batch has, and those of them that fit in memory."""
+        nonlocal hinted
+        together = localise(readable)
+        if together is None and len(readable) > 1 and not hinted:
+            hinted = True
+            logger.warning(
+                "memory does not hold %d photos at once, so these go one by one: a smaller"
+                " batch size is faster",
+                len(readable),
+            )
+        done = []
+        for number, one in enumerate(readable):
+            if together is not None:
+                found = together[number]
+            else:
+                alone = localise([one]) if len(readable) > 1 else None
+                if alone is None:
+                    failures[one.item.photo] = (
+                        f"no memory for 1 photo(s) of {one.size[0]} x {one.size[1]} pixels:"
+                        " make it smaller"
+                    )
+                    continue
+                (found,) = alone
+            done.append(LocalisedPhoto(one.item, one.size, *found))
+        return len(readable), done
+
     with tqdm(total=total, desc=stage, unit="photo", disable=run.ranks.rank > 0) as progress:
-        for loaded in _decoded(model, todo, settings.workers):
-            readable = [
-                decoded
-                for item, future in loaded
-                if (decoded := _result(model, item, future, failures)) is not None
-            ]
-            progress.update(len(loaded) - len(readable))
-            together = localise(readable) if readable else None
-            if together is None and len(readable) > 1 and not hinted:
-                hinted = True
-                logger.warning(
-                    "memory does not hold %d photos at once, so these go one by one: a smaller"
-                    " batch size is faster",
-                    len(readable),
-                )
-            for number, one in enumerate(readable):
-                if together is not None:
-                    found = together[number]
-                else:
-                    alone = localise([one]) if len(readable) > 1 else None
-                    if alone is None:
-                        failures[one.item.photo] = (
-                            f"no memory for 1 photo(s) of {one.size[0]} x {one.size[1]} pixels:"
-                            " make it smaller"
-                        )
-                        progress.update()
-                        continue
-                    (found,) = alone
-                if one.item.name in left:
-                    yield LocalisedPhoto(one.item, one.size, *found)
-                progress.update()
+
+        def readable() -> Iterator[list[_Decoded]]:
+            for loaded in _decoded(model, todo, settings.workers):
+                found = [
+                    decoded
+                    for item, future in loaded
+                    if (decoded := _result(model, item, future, failures)) is not None
+                ]
+                progress.update(len(loaded) - len(found))
+                if found:
+                    yield found
+
+        if on_cpu:
+            localised = _in_threads(localise_batch, readable(), settings.workers, model.patch_size)
+        else:
+            localised = map(localise_batch, readable())
+        for count, done in localised:
+            yield from (item for item in done if item.photo.name in left)
+            progress.update(count)
+
+
+def _in_threads(
+    work: Callable[[Sequence[_Decoded]], Result],
+    batches: Iterable[Sequence[_Decoded]],
+    threads: int,
+    patch_size: int,
+) -> Iterator[Result]:
+    """The results in order, from so many threads with a core each, as far as memory allows."""
+    before = torch.get_num_threads()
+    under_way: deque[tuple[int, Future[Result]]] = deque()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            for batch in batches:
+                size = sum((one.pixels[0].numel() // patch_size**2) ** 2 for one in batch)
+                # One more than there are threads, so that none waits for the caller.
+                while under_way and (
+                    len(under_way) > threads
+                    or size + sum(held for held, _ in under_way) > MOST_AT_ONCE
+                ):
+                    yield under_way.popleft()[1].result()
+                under_way.append((size, pool.submit(work, batch)))
+            while under_way:
+                yield under_way.popleft()[1].result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            # Threads that start later take the number that was set last.
+            torch.set_num_threads(before)
 
 
 class _Decoded(NamedTuple):
