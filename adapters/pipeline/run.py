@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -13,7 +13,8 @@ from vpl_plugin.errors import InputError
 
 if TYPE_CHECKING:
     from vpl_plugin.adapters.clip_es.estimate import Costs
-    from vpl_plugin.adapters.photos.photo_set import PhotoSet
+    from vpl_plugin.adapters.photos.photo_set import PhotoSet, SetPhoto
+    from vpl_plugin.adapters.worker_pool import WorkerPool
     from vpl_plugin.clip.model import ClipModel
 
 __all__ = ["Adapter", "Estimate", "Run", "Stage", "StageEntry"]
@@ -31,6 +32,8 @@ class Run(Generic[SettingsT]):
         model: the frozen CLIP model; None where no stage needs it.
         failures: gets what could not be done: the path of a file -> why.
         ranks: this process among those that share the work.
+        pool: processes that the stages share; without one, each stage starts its own.
+        hand_on: told of each photo that the stage has done, by a stage that can.
     """
 
     photos: PhotoSet
@@ -38,6 +41,8 @@ class Run(Generic[SettingsT]):
     model: ClipModel | None = None
     failures: dict[Path, str] = field(default_factory=dict)
     ranks: Ranks = field(default=Ranks())
+    pool: WorkerPool | None = None
+    hand_on: Callable[[SetPhoto], None] | None = None
 
     @property
     def encoder(self) -> ClipModel:
@@ -96,6 +101,14 @@ class Stage:
             OSError: a file cannot be written.
         """
         raise NotImplementedError
+
+    def early_start(self, run: Run[Any]) -> Callable[[SetPhoto], None] | None:
+        """What the stage before this one calls with each photo that it has done.
+
+        It starts the photo's job in ``run.pool``, whose result :meth:`run` waits for. None where
+        the whole stage waits for its turn.
+        """
+        return None
 
     def estimate(self, run: Run[Any], costs: Costs) -> Estimate:
         """What it would take; writes nothing."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
-from vpl_plugin.adapters.worker_pool import run_jobs
+from vpl_plugin.adapters.worker_pool import WorkerPool, run_jobs
 
 
 def test_results_and_errors_come_back_with_their_jobs() -> None:
@@ -52,3 +53,13 @@ def test_a_killed_worker_is_told() -> None:
         pytest.raises(ChildProcessError, match="take fewer workers"),
     ):
         [result() for _, result in jobs]
+
+
+def test_a_job_that_was_started_early_is_not_done_again(tmp_path: Path) -> None:
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    with WorkerPool(2) as pool:
+        # Fails where the folder is there.
+        pool.start(os.mkdir, first)
+        done = {job: result() for job, result in pool.run(os.mkdir, [first, second])}
+        assert [result() for _, result in run_jobs(abs, [-1, -2], 2, pool)] in ([1, 2], [2, 1])
+    assert done == {first: None, second: None}

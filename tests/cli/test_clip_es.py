@@ -232,13 +232,15 @@ main({arguments!r})
     assert files(output / "seeds") == files(whole / "seeds")
 
 
+@pytest.mark.parametrize(("stage", "missing"), [("masks", []), ("all", ["cams"])])
 def test_crf_processes_end_with_a_killed_parent_and_give_the_same_masks(
-    voc: Path, whole: Path, tmp_path: Path
+    stage: str, missing: list[str], voc: Path, whole: Path, tmp_path: Path
 ) -> None:
+    """In their own stage, and where they start with the first CAMs."""
     output = Path(shutil.copytree(whole, tmp_path / "out"))
-    for kind in ("masks", "labels"):
+    for kind in ("masks", "labels", *missing):
         shutil.rmtree(output / "vision" / kind)
-    command = [sys.executable, "-m", "vpl_plugin.cli.clip_es", "masks", "--root", str(voc),
+    command = [sys.executable, "-m", "vpl_plugin.cli.clip_es", stage, "--root", str(voc),
                "--output", str(output), "--dataset", "voc", "--split", "train", "--workers", "2",
                "--device", "cpu"]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
@@ -247,7 +249,7 @@ def test_crf_processes_end_with_a_killed_parent_and_give_the_same_masks(
         finally:
             process.kill()
     _wait_for(lambda: not _group(process.pid))
-    assert call("masks", voc, output) == 0
+    assert call(stage, voc, output) == 0
     assert files(output) == files(whole)
 
 

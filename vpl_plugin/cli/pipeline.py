@@ -8,6 +8,7 @@ import errno
 import logging
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -111,17 +112,21 @@ def _run(adapter: type[Adapter], arguments: argparse.Namespace, failures: dict[P
 
         truths = (item.mask for item in photos.photos if item.mask)
         check_shows_classes(truths, len(photos.names.labels))
-    with joined_ranks(arguments.device) as ranks:
-        if ranks.rank:
-            # The first process speaks for all.
-            logging.getLogger().setLevel(logging.CRITICAL)
-        _run_stages(stages, run, arguments, ranks)
-    # The group is left by now: figures are those of one process, and torchmetrics would else wait
-    # for the others.
-    if ranks.rank == 0 and not arguments.dry_run:
-        for stage in stages:
-            if stage.once and (figures := stage.run(dataclasses.replace(run, ranks=Ranks()))):
-                print(figures)
+    # Imported here: --help should not wait for torch.
+    from vpl_plugin.adapters.worker_pool import WorkerPool
+
+    with WorkerPool(settings.workers) as run.pool:
+        with joined_ranks(arguments.device) as ranks:
+            if ranks.rank:
+                # The first process speaks for all.
+                logging.getLogger().setLevel(logging.CRITICAL)
+            _run_stages(stages, run, arguments, ranks)
+        # The group is left by now: figures are those of one process, and torchmetrics would else
+        # wait for the others.
+        if ranks.rank == 0 and not arguments.dry_run:
+            for stage in stages:
+                if stage.once and (figures := stage.run(dataclasses.replace(run, ranks=Ranks()))):
+                    print(figures)
 
 
 def _show_panels(run: Run[Any], count: int) -> None:
@@ -157,9 +162,10 @@ def _run_stages(
         if ranks.rank == 0:
             _show_estimates(stages, run)
         return
-    for stage in stages:
-        if not stage.once:
-            stage.run(run)
+    shared = [stage for stage in stages if not stage.once]
+    for stage, following in zip_longest(shared, shared[1:]):
+        run.hand_on = following.early_start(run) if following else None
+        stage.run(run)
         ranks.wait()
     ranks.merge(run.failures)
     logger.info("results are in %s", run.settings.output.resolve())

@@ -89,6 +89,8 @@ class CAMs(Stage):
                 inputs(item.photo),
                 [names.labels[index] for index in classes],
             )
+            if run.hand_on is not None:
+                run.hand_on(item.photo)
 
     def estimate(self, run: Run[Settings], costs: Costs) -> Estimate:
         """Photos without CAMs."""

@@ -96,7 +96,7 @@ def evaluate(run: Run[Settings]) -> dict[str, Any] | None:
         for start in range(0, len(photos.photos), PHOTOS_AT_ONCE)
     ]
     with tqdm(total=len(photos.photos), desc="evaluate", unit="photo") as progress:
-        for group, result in run_jobs(_count_group, groups, settings.workers):
+        for group, result in run_jobs(_count_group, groups, settings.workers, run.pool):
             counts, why = result()
             of_set = of_set.plus(counts)
             unscored |= why

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ from tqdm import tqdm
 from vpl_plugin.adapters.clip_es.estimate import Costs
 from vpl_plugin.adapters.clip_es.settings import Settings
 from vpl_plugin.adapters.clip_es.stage_files import read_cams
+from vpl_plugin.adapters.photos.photo_set import SetPhoto
 from vpl_plugin.adapters.pipeline.run import Estimate, Run, Stage
 from vpl_plugin.adapters.worker_pool import run_jobs
 from vpl_plugin.clip.out_of_memory import noted
@@ -61,46 +64,24 @@ class Masks(Stage):
 
     def run(self, run: Run[Settings]) -> None:
         """Writes the masks of every photo whose files are not there yet."""
-        settings, classes = run.settings, len(run.photos.names.labels)
-        if classes >= IGNORE_INDEX:
-            raise InputError(
-                f"masks have 8 bits: at most {IGNORE_INDEX - 1} classes; got {classes}"
-            )
-        cams = Results(settings.cams)
-        decisive = settings.facts("crf", "power", "confidence", "parity")
-        facts = {"cams": cams.settings("cams"), **decisive}
-        masks, labels = (
-            Results.claim(folder, facts, alone=run.ranks.alone)
-            for folder in (settings.masks, settings.labels)
-        )
-        backend = _backend(settings)
+        settings, cams = run.settings, Results(run.settings.cams)
+        job_of = _prepared(run)
         jobs = []
         for item in run.photos.photos[run.ranks.rank :: run.ranks.world]:
             inputs = made_from(cams.file(item.name))
             if inputs is None:
                 run.failures.setdefault(item.photo, f"it has no CAMs at {cams.file(item.name)}")
-            elif not all(kind.is_made(item.name, inputs, ".png") for kind in (masks, labels)):
-                jobs.append(
-                    MaskJob(
-                        photo=item.photo,
-                        cams=cams.file(item.name),
-                        mask=masks.new_file(item.name, ".png"),
-                        labels=labels.new_file(item.name, ".png"),
-                        made_from=inputs,
-                        power=settings.power,
-                        confidence=settings.confidence,
-                        parity=settings.parity,
-                        backend=backend,
-                    )
-                )
+            elif job := job_of(item, inputs):
+                jobs.append(job)
         if not jobs:
             return
         # Without the CRF a mask takes less time than a process to start.
         workers = settings.workers if settings.crf else 1
         if settings.crf:
+            backend = jobs[0].backend
             logger.info("dense CRF: %s, processes: %d", backend, min(workers, len(jobs)))
         for job, result in tqdm(
-            run_jobs(make_mask, jobs, workers),
+            run_jobs(make_mask, jobs, workers, run.pool),
             total=len(jobs),
             desc=self.name,
             unit="photo",
@@ -109,6 +90,22 @@ class Masks(Stage):
             with noted(run.failures, job.photo, "too large for the memory of its dense CRF."):
                 result()
 
+    def early_start(self, run: Run[Settings]) -> Callable[[SetPhoto], None] | None:
+        """The CRF of a photo need not wait for the CAMs of the others."""
+        settings, pool = run.settings, run.pool
+        # Ranks share masks in another way than CAMs.
+        if pool is None or not settings.crf or settings.workers == 1 or not run.ranks.alone:
+            return None
+        # Only when the first CAMs are there is it said what made them.
+        prepared = cache(partial(_prepared, run))
+
+        def start(item: SetPhoto) -> None:
+            inputs = made_from(Results(settings.cams).file(item.name))
+            if inputs is not None and (job := prepared()(item, inputs)):
+                pool.start(make_mask, job)
+
+        return start
+
     def estimate(self, run: Run[Settings], costs: Costs) -> Estimate:
         """Photos without masks."""
         masks = Results(run.settings.masks)
@@ -116,6 +113,41 @@ class Masks(Stage):
         # Two palette PNGs, which take about a fortieth of a byte a pixel each.
         seconds = left * costs.crf_seconds_per_photo / run.settings.workers
         return Estimate(self.name, left, left * costs.area / 20, seconds)
+
+
+def _prepared(run: Run[Settings]) -> Callable[[SetPhoto, str], MaskJob | None]:
+    """Claims the folders; gives what makes the job of a photo, None where its masks are made.
+
+    That takes the photo, and the digest in its CAMs.
+    """
+    settings, classes = run.settings, len(run.photos.names.labels)
+    if classes >= IGNORE_INDEX:
+        raise InputError(f"masks have 8 bits: at most {IGNORE_INDEX - 1} classes; got {classes}")
+    cams = Results(settings.cams)
+    decisive = settings.facts("crf", "power", "confidence", "parity")
+    facts = {"cams": cams.settings("cams"), **decisive}
+    masks, labels = (
+        Results.claim(folder, facts, alone=run.ranks.alone)
+        for folder in (settings.masks, settings.labels)
+    )
+    backend = _backend(settings)
+
+    def job_of(item: SetPhoto, inputs: str) -> MaskJob | None:
+        if all(kind.is_made(item.name, inputs, ".png") for kind in (masks, labels)):
+            return None
+        return MaskJob(
+            photo=item.photo,
+            cams=cams.file(item.name),
+            mask=masks.new_file(item.name, ".png"),
+            labels=labels.new_file(item.name, ".png"),
+            made_from=inputs,
+            power=settings.power,
+            confidence=settings.confidence,
+            parity=settings.parity,
+            backend=backend,
+        )
+
+    return job_of
 
 
 def _backend(settings: Settings) -> str | None:
