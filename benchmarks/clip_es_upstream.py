@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkout", type=Path, help="of CLIP-ES")
     parser.add_argument("root", type=Path, help="VOC2012")
-    parser.add_argument("--split", required=True, help="names of photos, one a line")
+    parser.add_argument("--split", required=True, help="names of photos, one per line")
     parser.add_argument("--photos", type=int, default=40)
     parser.add_argument("--model", choices=("mini", "random"), default="mini")
     parser.add_argument("--threads", type=int, default=None, help="of PyTorch; its own by default")

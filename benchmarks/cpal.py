@@ -3,7 +3,7 @@
     python benchmarks/cpal.py [--photos 500] [--repeat 3]
 
 Synthetic features of 20 classes, two of them in each photo. Memory: 1, 10 and 100 times the photos,
-each size in a process of its own, which tells how much its peak memory rose above what it had
+each size in a process of its own, which shows how much its peak memory rose above what it had
 before: above nothing for the bank, above the vectors it is given for k-means, which in the pipeline
 the bank bounds. Time: five epochs over files of ``--photos`` photos, the photos of a step at once
 and held in memory, against one photo at a time, read from its file in each epoch; in turn.

@@ -85,7 +85,7 @@ def main() -> None:
         run_one(arguments.folder, arguments.photos[0], arguments.dim)
         return
     print(f"{arguments.pixels} pixels a photo, D = {arguments.dim}")
-    print(" photos   idle MB   peak MB   seconds a pass", flush=True)
+    print(" photos   idle MB   peak MB   seconds per pass", flush=True)
     for photos in arguments.photos:
         with tempfile.TemporaryDirectory() as folder:
             write_files(Path(folder), arguments.pixels, arguments.dim)

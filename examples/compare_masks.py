@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the example; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("columns", nargs="+", metavar="TITLE=FOLDER", help="label maps of one run")
-    parser.add_argument("--list", type=Path, required=True, help="text file, one name a line")
+    parser.add_argument("--list", type=Path, required=True, help="text file, one name per line")
     parser.add_argument("--count", type=int, default=6, help="photographs (default: 6)")
     parser.add_argument("--output", type=Path, required=True, help="PNG to write")
     arguments = parser.parse_args(argv)
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def draw(masks: list[list[np.ndarray]], names: list[str], titles: list[str]) -> Figure:
-    """A grid of label maps (H, W) uint8: a row a photograph, a column a run."""
+    """A grid of label maps (H, W) uint8: a row per photograph, a column per run."""
     palette = voc_palette()
     palette[IGNORE_INDEX] = WHITE
     size = (1.7 * len(titles), 1.35 * len(names) + 0.5)

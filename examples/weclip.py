@@ -10,7 +10,7 @@ changes.
 The script takes a checkout of WeCLIP (the folder that holds ``WeCLIP_model``) and OpenAI's ViT-B/16
 checkpoint. Without ``--clip`` the encoder has random weights: all of the code runs, the CAMs mean
 nothing. It learns vision prototypes from three demo photographs with WeCLIP's own encoder, and
-tells how far WeCLIP's CAM labels move. Needs the extras ``demo`` and ``upstream``; runs on a CPU,
+shows how far WeCLIP's CAM labels move. Needs the extras ``demo`` and ``upstream``; runs on a CPU,
 where WeCLIP alone does not.
 """
 

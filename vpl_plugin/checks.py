@@ -229,12 +229,12 @@ def check_targets(
 def check_assignments(
     assignments: object, features: Tensor, classes: int, ignore_index: int
 ) -> None:
-    """One class index a pixel, or the ignore_index; at least one pixel counts."""
+    """One class index per pixel, or the ignore_index; at least one pixel counts."""
     if not isinstance(assignments, Tensor) or not is_integer(assignments):
         raise TypeError(f"assignments must be an integer torch.Tensor; got {describe(assignments)}")
     if assignments.shape != features.shape[:1]:
         raise InputError(
-            f"assignments must have shape ({len(features)},), one class index a pixel;"
+            f"assignments must have shape ({len(features)},), one class index per pixel;"
             f" got {describe(assignments)}"
         )
     check_ignore_index(ignore_index, classes)
@@ -299,8 +299,8 @@ def check_labels(labels: object, batch: int, classes: int, like: Tensor) -> None
         )
     if labels.shape != (batch, classes):
         raise InputError(
-            f"labels must be multi-hot of shape ({batch}, {classes}), one row an image and one"
-            f" column a prototype; got {describe(labels)}"
+            f"labels must be multi-hot of shape ({batch}, {classes}), one row per image and one"
+            f" column per prototype; got {describe(labels)}"
         )
     check_same_device("labels", labels, "embeddings", like)
 
@@ -324,7 +324,7 @@ def class_vector(classes: Tensor | Sequence[int], cams: Tensor) -> Tensor:
         raise TypeError(f"classes must be integers; got {describe(classes)}")
     if classes.shape != cams.shape[:-2]:
         raise InputError(
-            f"classes must have one entry a map, shape {tuple(cams.shape[:-2])} as in cams;"
+            f"classes must have one entry per map, shape {tuple(cams.shape[:-2])} as in cams;"
             f" got {describe(classes)}"
         )
     return classes.long()

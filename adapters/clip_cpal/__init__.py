@@ -2,7 +2,7 @@
 
 CPAL (Tang et al., CVPR 2024, arXiv 2403.07630) published no code. This is its CLIP-ES form as its
 paper describes it. **From the paper**: instance prototypes by masked average pooling, a support
-bank a class, k-means context prototypes, the top-K of them as soft positives weighted by
+bank per class, k-means context prototypes, the top-K of them as soft positives weighted by
 similarity, a shift of the features toward the bank's distribution, the prototype-aware CAM (ReLU of
 the weighted mean cosine similarity), and its L1 distance to the original CAM beside the
 classification loss. **Our reading** where it is silent: each module's docstring says so,

@@ -1,4 +1,4 @@
-"""Instance prototypes: masked average pooling of a photo's features, a vector a class present.
+"""Instance prototypes: masked average pooling of a photo's features, a vector per class present.
 
 From the paper: the features where the CAM exceeds a threshold, averaged. Ours: which CAM (the one
 after the attention affinity) and what stands in where no patch exceeds it (the patch of the

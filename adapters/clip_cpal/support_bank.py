@@ -1,4 +1,4 @@
-"""The support bank: instance prototypes of many photos, a bounded number a class.
+"""The support bank: instance prototypes of many photos, a bounded number per class.
 
 From the paper: a bank of instance features a class, from which context prototypes are clustered.
 Ours: what stays when it is full. Each entry draws a priority from the seed and the photo's name
@@ -23,7 +23,7 @@ __all__ = ["SupportBank"]
 
 
 class SupportBank:
-    """A bounded, seeded sample of vectors a class.
+    """A bounded, seeded sample of vectors per class.
 
     Memory is at most ``num_classes * capacity`` vectors, however many are added.
 

@@ -144,7 +144,7 @@ def _time_crf(pixels: float, classes: float, patch_size: int) -> float:
 
 
 def _time_pass(model: ClipModel, prototypes: int) -> float:
-    """Seconds a pixel and pass."""
+    """Seconds per pixel and pass."""
     x = torch.randn(TIMED_PIXELS, model.embed_dim, device=model.device)
     W = torch.randn(prototypes, model.embed_dim, device=model.device)
     start = time.perf_counter()

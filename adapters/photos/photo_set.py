@@ -1,4 +1,4 @@
-"""What a data set tells of its photos, whatever its layout."""
+"""What a data set says of its photos, whatever its layout."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_bad_input():
     photo, cams = scene()
     with pytest.raises(ValueError, match=r"\(K, 20, 30\), that of the photo \(see resize_cams\)"):
         pseudo_mask(photo, cams[..., :-1], [14, 3])
-    with pytest.raises(ValueError, match="one entry a map"):
+    with pytest.raises(ValueError, match="one entry per map"):
         pseudo_mask(photo, cams, [14])
     with pytest.raises(ValueError, match=r"not the ignore_index 15; got \[14, 3\]"):
         pseudo_mask(photo, cams, [14, 3], ignore_index=15)

@@ -122,7 +122,7 @@ def test_bad_input():
     def targets(classes=(0, 1), features=features, prototypes=known, **settings):
         return seed_targets(cams, classes, features, prototypes, **settings)
 
-    with pytest.raises(ValueError, match=r"classes must have one entry a map, shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"classes must have one entry per map, shape \(2,\)"):
         targets(classes=[0])
     with pytest.raises(ValueError, match=r"in \[0, 2\].*got 3"):
         targets(classes=[0, 3])

@@ -254,7 +254,7 @@ def test_between_rows_the_loop_does_not_wait_for_the_device(tiny, data, mini, tm
         )
     read = waits[5][0] - waits[2][0]
     copied = waits[5][1] - waits[2][1]
-    # What the loader made of NumPy's arrays: photo, mask and labels of four photos an iteration.
+    # What the loader made of NumPy's arrays: photo, mask and labels of four photos per iteration.
     assert (read, copied) == (0, 3 * 3 * 4)
 
 

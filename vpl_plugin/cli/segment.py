@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser, _: Sequence[str] = ()) -> Non
     add_inference_arguments(parser)
     parser.add_argument("--crf", action="store_true", help="sharpen with a dense CRF")
     parser.add_argument("--overlays", action="store_true", help="write pictures to look at too")
-    parser.add_argument("--masks", type=Path, help="folder of ground-truth PNGs: tell the mIoU")
+    parser.add_argument("--masks", type=Path, help="folder of ground-truth PNGs: report the mIoU")
     parser.add_argument(
         "--workers", type=int, help="processes for the CRF (default: the CPU's cores)"
     )

@@ -29,7 +29,7 @@ def save_panels(
     rsc: Path,
     failures: dict[Path, str],
 ) -> None:
-    """Writes a picture a photo: the truth and rows I to VI side by side.
+    """Writes a picture per photo: the truth and rows I to VI side by side.
 
     Args:
         folder: for the pictures, named after the photos.

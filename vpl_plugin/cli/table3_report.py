@@ -14,7 +14,7 @@ __all__ = ["Row", "markdown", "table_rows"]
 
 
 class Row(NamedTuple):
-    """A row of Table 3. mIoU in [0, 1], one figure a seed.
+    """A row of Table 3. mIoU in [0, 1], one figure per seed.
 
     Attributes:
         number: the paper's.
@@ -38,7 +38,7 @@ def table_rows(phase1: Mapping[str, Any], decoders: Mapping[str, Any]) -> list[R
 
     Args:
         phase1: for "train" and "val" the evaluations of "text" and "vision".
-        decoders: for "ce" and "rsc" a list of what ``measure_decoder`` gave, one a seed.
+        decoders: for "ce" and "rsc" a list of what ``measure_decoder`` gave, one per seed.
     """
 
     def seeds(split: str, kind: str) -> tuple[float, ...]:
@@ -182,7 +182,7 @@ def _errors(decoders: Mapping[str, Any]) -> list[str]:
 
 
 def _rsc(decoders: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
-    """RSC off and on, a row a seed and their mean."""
+    """RSC off and on, a row per seed and their mean."""
     pairs = list(zip(decoders.get("ce", []), decoders.get("rsc", []), strict=False))
     if not pairs:
         return []

@@ -1,4 +1,4 @@
-"""The options for what CLIP is told: prompts, background names, templates."""
+"""The options for what CLIP is given: prompts, background names, templates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEYS = ("prompts", "background", "templates")
 
 def add_text_arguments(parser: argparse.ArgumentParser) -> None:
     """The options, as a group of their own."""
-    group = parser.add_argument_group("what CLIP is told")
+    group = parser.add_argument_group("what CLIP is given")
     group.add_argument(
         "--texts",
         type=Path,

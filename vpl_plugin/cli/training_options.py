@@ -19,7 +19,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("upsampling", int, "embeddings to a patch and axis"),
     ("temperature", float, "of the encoder's own features (default: the prototypes' tau_I)"),
     ("iterations", int, "steps of the optimizer"),
-    ("batch_size", int, "photos an iteration, over all parts and processes"),
+    ("batch_size", int, "photos per iteration, over all parts and processes"),
     ("accumulation", int, "parts of a batch, one after the other in memory"),
     ("learning_rate", float, "at the start of the poly schedule"),
     ("momentum", float, "of SGD"),

@@ -193,7 +193,7 @@ def activation_of(checkpoint: Checkpoint, asked: bool | None) -> bool:
 
 
 def native_side(checkpoint: Checkpoint, patch_size: int) -> int | None:
-    """Side in pixels of the square photos that the weights were trained on, if it can be told."""
+    """Side in pixels of the square photos that the weights were trained on, where that is known."""
     positions = checkpoint.weights.get("visual.positional_embedding")
     if positions is None or positions.ndim != 2 or len(positions) < 2:
         return None

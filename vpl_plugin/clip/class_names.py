@@ -16,7 +16,7 @@ __all__ = ["COCO", "VOC", "ClassNames"]
 
 @dataclass(frozen=True)
 class ClassNames:
-    """A data set's classes, what CLIP is told about them, and what CLIP-ES sets for them.
+    """A data set's classes, what CLIP is given for them, and what CLIP-ES sets for them.
 
     Attributes:
         name: of the data set.
@@ -137,7 +137,7 @@ _VOC_PROMPTS = {
 VOC = ClassNames("PASCAL VOC", tuple(_VOC_PROMPTS), tuple(_VOC_PROMPTS.values()), _BACKGROUND)
 """The 20 classes of PASCAL VOC, with CLIP-ES's prompts and its 25 background names."""
 
-# Labels are COCO's own; where CLIP-ES tells CLIP something else, it stands beside.
+# Labels are COCO's own; where CLIP-ES gives CLIP something else, it stands beside.
 _COCO_PROMPTS = {
     "person": "person with clothes,people,human",
     "bicycle": "bicycle",

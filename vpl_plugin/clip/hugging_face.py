@@ -50,7 +50,7 @@ _LEGACY_EOS = 2
 
 
 class TowerConfig(NamedTuple):
-    """What the weights of a tower do not tell.
+    """What the weights of a tower do not say.
 
     Attributes:
         heads: of its attention.

@@ -236,7 +236,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 @contextmanager
 def _open_clip_quiet() -> Iterator[None]:
-    """Keeps off the log what open_clip tells the root logger.
+    """Keeps off the log what open_clip says to the root logger.
 
     It announces random weights before ours are loaded, repeats each error, and sets up the root
     logger on the way. What counts comes as an exception.

@@ -22,7 +22,7 @@ def text_prototypes(
     names: Sequence[str | Sequence[str]],
     templates: Sequence[str] = CLIP_ES,
 ) -> Tensor:
-    """One text prototype a class: the mean of the unit embeddings of its texts, renormalised.
+    """One text prototype per class: the mean of the unit embeddings of its texts, renormalised.
 
     Args:
         model: encodes the texts.

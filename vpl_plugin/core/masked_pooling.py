@@ -48,7 +48,7 @@ def class_activation(embeddings: Tensor, prototypes: Tensor, activation: str = "
 
     Args:
         embeddings: (B, D, H, W) dense embeddings V of the decoder, of any scale.
-        prototypes: (N, D), W, one row a class.
+        prototypes: (N, D), W, one row per class.
         activation: "relu"; "sigmoid"; "softmax" over the classes; "none" for the paper's raw A.
 
     Returns:
@@ -135,7 +135,7 @@ def _products(embeddings: Tensor, prototypes: Tensor) -> Tensor:
 
 
 def masked_average_pooling(embeddings: Tensor, masks: Tensor) -> Tensor:
-    r"""One embedding an image and class: the average under its mask (Eq. 12 of the VPL paper).
+    r"""One embedding per image and class: the average under its mask (Eq. 12 of the VPL paper).
 
     .. math:: P_{i,n} = \frac{\sum_{h,w} A_{i,n,h,w} V_{i,:,h,w}}{\sum_{h,w} A_{i,n,h,w}}
 

@@ -162,7 +162,7 @@ def _check_shapes(chunk: PixelChunk, where: str, text_prototypes: Tensor) -> Non
         isinstance(weights, Tensor) and weights.shape == (rows,) and weights.is_floating_point()
     ):
         raise InputError(
-            f"weights{where} must be floating point of shape ({rows},), one a pixel;"
+            f"weights{where} must be floating point of shape ({rows},), one per pixel;"
             f" got {describe(weights)}"
         )
     if label_masks is not None and targets is not None:

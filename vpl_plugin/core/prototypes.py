@@ -125,7 +125,7 @@ def learn_vision_prototypes(
             :class:`~vpl_plugin.core.pixels.PixelChunk`, for data that does not fit in memory. A
             re-iterable (a list, or an object whose ``__iter__`` starts anew) is read once a pass;
             a generator is read once and kept.
-        text_protos: (N, D), Z, one row a class, N >= 2, on the features' device.
+        text_protos: (N, D), Z, one row per class, N >= 2, on the features' device.
         tau_I: temperature of the vision distribution, above 0. Proposition 1: above tau_T.
         tau_T: CLIP's temperature, for Eq. 5, above 0.
         targets: None for Eq. 5; integer class indices (P,), or probabilities (P, N); or the name
@@ -158,7 +158,7 @@ def learn_vision_prototypes(
 
     Returns:
         W (N, D) on the device and of the dtype of ``text_protos``; unit rows on the sphere.
-        :func:`fit_vision_prototypes` also tells how they were reached.
+        :func:`fit_vision_prototypes` also says how they were reached.
 
     Raises:
         TypeError: features or text_protos are not floating-point tensors.

@@ -66,7 +66,9 @@ def _check_photos(padded: Tensor) -> None:
     for photo, row in enumerate(padded.tolist()):
         present = [index for index in row if index >= 0]
         if not present:
-            raise InputError(f"classes must name a class or more a photo; photo {photo} has none")
+            raise InputError(
+                f"classes must name a class per photo at least; photo {photo} has none"
+            )
         if len(set(present)) < len(present):
             raise InputError(
                 f"classes must name each class once a photo; photo {photo} has {present}"

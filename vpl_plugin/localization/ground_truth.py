@@ -57,7 +57,7 @@ def check_shows_classes(masks: Iterable[str | os.PathLike[str]], num_foreground:
     One mask with a class is enough, so no more masks are read than it takes to find one.
 
     Args:
-        masks: files; those that are missing or broken are passed over, as scoring tells them.
+        masks: files; those that are missing or broken are passed over, as scoring reports them.
         num_foreground: F.
 
     Raises:

@@ -100,7 +100,7 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
         raise InputError(f"{path} is not a readable mask: {why}") from error
     if mode not in ("P", "L"):
         raise InputError(
-            f"{path} must be a palette or 8-bit grey-level image, one label a pixel;"
+            f"{path} must be a palette or 8-bit grey-level image, one label per pixel;"
             f" got mode {mode}"
         )
     if colours is None:
@@ -112,7 +112,7 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def _labels_of(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """The labels that palette indices (H, W) stand for; raises where none can be told."""
+    """The labels that palette indices (H, W) stand for; raises where that is unknown."""
     voc = voc_palette()
     if np.array_equal(palette, voc[: len(palette)]):
         return indices

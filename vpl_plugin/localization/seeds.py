@@ -161,7 +161,7 @@ def seed_targets(
     pixels = (*cams.shape[:-3], cams.shape[-2] * cams.shape[-1])
     if features.ndim != len(pixels) + 1 or features.shape[:-1] != pixels:
         raise InputError(
-            f"features must have shape {(*pixels, 'D')}, one row a pixel of cams;"
+            f"features must have shape {(*pixels, 'D')}, one row per pixel of cams;"
             f" got {describe(features)}"
         )
     rows = features.flatten(0, -2)

@@ -47,7 +47,7 @@ class Example(NamedTuple):
 
 
 class MaskFacts(NamedTuple):
-    """What reading a pseudo-mask tells of it.
+    """What reading a pseudo-mask shows.
 
     Attributes:
         labels: in it, in ascending order, without 255.

@@ -41,7 +41,7 @@ class View(NamedTuple):
 
 
 class FeatureCache:
-    """A folder of float16 tokens, one file a photo and view; safe to kill and to fill again.
+    """A folder of float16 tokens, one file per photo and view; safe to kill and to fill again.
 
     Args:
         folder: made where it does not exist.

@@ -36,7 +36,7 @@ def draws(iteration: int, batch_size: int, num_examples: int, seed: int) -> list
 
     Args:
         iteration: from 0.
-        batch_size: photos an iteration.
+        batch_size: photos per iteration.
         num_examples: how many there are to draw from.
         seed: of the orders.
 
@@ -60,7 +60,7 @@ class PartSampler:
     Args:
         start: the first iteration.
         stop: the one after the last.
-        batch_size: photos an iteration over all parts and ranks, a multiple of their product.
+        batch_size: photos per iteration over all parts and ranks, a multiple of their product.
         num_examples: how many there are to draw from.
         seed: of the orders.
         accumulation: parts of a batch.

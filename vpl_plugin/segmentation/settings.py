@@ -28,7 +28,7 @@ class TrainingSettings:
         width, layers, heads, upsampling, temperature: of the
             :class:`~vpl_plugin.segmentation.decoder.Decoder`.
         iterations: steps of the optimizer.
-        batch_size: photos an iteration, over all parts and ranks.
+        batch_size: photos per iteration, over all parts and ranks.
         accumulation: parts that a batch is cut into, one after the other in memory. RSC finds its
             negatives, and the balanced cross-entropy its two halves, within a part.
         learning_rate: at the start of the poly schedule.

@@ -65,7 +65,7 @@ def stage_inputs(
 
 
 def note_photos(result: Path, inputs: Mapping[str, Path]) -> None:
-    """Writes beside a stage's result the photos it is about to be made from, one a line.
+    """Writes beside a stage's result the photos it is about to be made from, one per line.
 
     A result of other inputs goes first: a process killed from here on leaves none.
     """

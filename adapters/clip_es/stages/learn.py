@@ -93,7 +93,7 @@ class SeedStream:
         features = np.concatenate([item.features for item in stored])
         seeds = np.concatenate([item.seeds for item in stored])
         if self._all_fit is None:
-            # The first files tell the size of all: float32 features, and targets beside them.
+            # The first files show the size of all: float32 features, and targets beside them.
             numbers = len(features) * (features.shape[1] + len(self._text.rows))
             self._all_fit = 4 * numbers * len(self.files) / len(stored) <= self._room
         if not self._all_fit and features.nbytes + seeds.nbytes <= self._room:

@@ -110,7 +110,7 @@ class Masks(Stage):
         """Photos without masks."""
         masks = Results(run.settings.masks)
         left = sum(not masks.file(item.name, ".png").exists() for item in run.photos.photos)
-        # Two palette PNGs, which take about a fortieth of a byte a pixel each.
+        # Two palette PNGs, which take about a fortieth of a byte per pixel each.
         seconds = left * costs.crf_seconds_per_photo / run.settings.workers
         return Estimate(self.name, left, left * costs.area / 20, seconds)
 

@@ -146,7 +146,7 @@ def _imported(file: Path, root: Path) -> Iterator[str]:
     try:
         body = ast.parse(file.read_bytes()).body
     except (SyntaxError, ValueError):
-        # Python will tell, should the file be needed.
+        # Python will say so, should the file be needed.
         return
     package = file.parent.relative_to(root).parts
     for node in body:

@@ -1,4 +1,4 @@
-"""Seed pixels from what upstream CLIP-ES computes for a photo, a file a photo."""
+"""Seed pixels from what upstream CLIP-ES computes for a photo, a file per photo."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def main() -> int:
     try:
         result: dict[str, Any] = {"facts": run_job(job)}
     except Exception as error:
-        # The caller tells it; the traceback is for whoever has changed the checkout.
+        # The caller reports it; the traceback is for whoever has changed the checkout.
         if job.traceback:
             traceback.print_exc()
         result = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}

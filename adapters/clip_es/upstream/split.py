@@ -22,7 +22,7 @@ class UpstreamSplit(NamedTuple):
     Attributes:
         photos: file names, with .jpg.
         labels: for each photo its classes, as upstream keeps them: strings. Empty lists where VOC's
-            annotations tell.
+            annotations say.
     """
 
     photos: list[str]

@@ -32,7 +32,7 @@ def apgd(problem: Problem, W: Tensor, lr: float) -> Iterator[Point]:
     shortened to fit and tried again. Momentum restarts where it points uphill (the gradient scheme
     of O'Donoghue and Candes, 2015). ``lr`` is the first step tried.
 
-    One host-device sync an evaluation: backtracking is a decision of the host.
+    One host-device sync per evaluation: backtracking is a decision of the host.
     """
     constraint = problem.constraint
     # The nearest point of a ball is known in the Euclidean metric only.

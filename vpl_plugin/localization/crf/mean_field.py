@@ -97,7 +97,7 @@ def _infer(photos: Tensor, probabilities: Tensor, settings: CRFSettings) -> Tens
 
 
 def _add_messages(scores: Tensor, beliefs: Tensor, kernels: Sequence[Kernel]) -> Tensor:
-    """The scores, (C, P), with what the kernels tell of the beliefs."""
+    """The scores, (C, P), with what the kernels make of the beliefs."""
     result = scores.clone()
     sent = beliefs[:-1] - 1 / len(beliefs)
     for first in range(0, len(sent), 2):
