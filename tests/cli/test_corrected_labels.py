@@ -154,3 +154,19 @@ def test_a_training_on_other_labels_is_not_gone_on_with(
     table(labels)
     assert main([*train, "--output", str(tmp_path / "decoder")]) == 2
     assert "results of other settings (pseudo_masks was" in capsys.readouterr().err
+
+
+def test_a_decoder_that_is_given_other_classes_of_a_photo_segments_it_anew(
+    folder: Path, decoder_file: Path, tmp_path: Path
+) -> None:
+    labels, out = table(tmp_path / "labels.csv", cat="dog"), tmp_path / "out"
+    segment = ["segment", str(folder), "--checkpoint", str(decoder_file), "--device", "cpu"]
+    segment += ["--labels", str(labels), "--output", str(out), "--overlays"]
+    assert main(segment) == 0
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    assert len(before) == 6
+    table(labels)
+    assert main(segment) == 0
+    changed = {path for path, time in before.items() if path.stat().st_mtime_ns != time}
+    names = {path.relative_to(out).as_posix() for path in changed}
+    assert names == {"masks/cat.png.png", "overlays/cat.png.png"}

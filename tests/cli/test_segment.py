@@ -178,11 +178,11 @@ def test_stopped_on_the_way_it_goes_on(
     assert run(photos, output="whole") == 0
     genuine, calls = predictions.write_mask, []
 
-    def stopped(*arguments: object) -> None:
+    def stopped(*arguments: object, **options: object) -> None:
         calls.append(arguments)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        genuine(*arguments)
+        genuine(*arguments, **options)
 
     monkeypatch.setattr(predictions, "write_mask", stopped)
     with pytest.raises(KeyboardInterrupt):

@@ -15,6 +15,7 @@ from vpl_plugin.clip.out_of_memory import noted
 from vpl_plugin.clip.preprocess import open_photo
 from vpl_plugin.localization.crf import dense_crf
 from vpl_plugin.localization.mask_files import write_mask
+from vpl_plugin.results import digest, made_from
 from vpl_plugin.segmentation.checkpoints import Segmenter
 from vpl_plugin.segmentation.inference import Views, most_likely, photo_views, probabilities
 
@@ -38,13 +39,21 @@ class Target(NamedTuple):
     crf: bool = False
     classes: tuple[int, ...] | None = None
 
+    def made_from(self, photo: Path) -> str:
+        """The digest of its inputs: the classes allowed, and the photo's file by its size."""
+        return digest(self.classes, photo.stat().st_size if photo.is_file() else None)
+
+    def is_made(self, photo: Path) -> bool:
+        """Whether it is there, and was made from these inputs."""
+        return made_from(self.path) == self.made_from(photo)
+
 
 class Wanted(NamedTuple):
     """A photo and what is wanted of it.
 
     Attributes:
         photo: path of the photo.
-        targets: its label maps; those that exist stay.
+        targets: its label maps; those that were made from the same inputs stay.
     """
 
     photo: Path
@@ -80,7 +89,7 @@ def write_predictions(
     """
     todo = []
     for photo, targets in wanted:
-        missing = tuple(target for target in targets if not target.path.exists())
+        missing = tuple(target for target in targets if not target.is_made(photo))
         if missing:
             todo.append(Wanted(photo, missing))
     crf = any(target.crf for item in todo for target in item.targets)
@@ -142,4 +151,4 @@ def _write(job: _Job) -> None:
                 photo = np.asarray(open_photo(job.wanted.photo))
             labels = crf_labels(photo, probabilities(job.views, target.classes).numpy())
         target.path.parent.mkdir(parents=True, exist_ok=True)
-        write_mask(target.path, labels)
+        write_mask(target.path, labels, made_from=target.made_from(job.wanted.photo))

@@ -32,7 +32,7 @@ from vpl_plugin.errors import InputError
 from vpl_plugin.localization import read_mask
 from vpl_plugin.localization.ground_truth import check_shows_classes
 from vpl_plugin.plots.overlay import save_overlay
-from vpl_plugin.results import Results
+from vpl_plugin.results import Results, made_from
 from vpl_plugin.segmentation.checkpoints import load_segmenter, read_checkpoint_metadata
 
 __all__ = ["add_arguments", "run"]
@@ -96,7 +96,6 @@ def run(arguments: argparse.Namespace) -> int:
             "checkpoint": hashlib.sha256(arguments.checkpoint.read_bytes()).hexdigest(),
             **settings.views(),
             "crf": arguments.crf,
-            "labels": str(arguments.labels) if arguments.labels else None,
             "quick_gelu": arguments.quick_gelu,
         },
     )
@@ -104,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         Wanted(path, (Target(_mask(output, relative), arguments.crf, allowed.get(path)),))
         for relative, path in photos.items()
     ]
-    done = sum(item.targets[0].path.exists() for item in wanted)
+    done = sum(item.targets[0].is_made(item.photo) for item in wanted)
     logger.info("%d photos, %d of them done before", len(photos), done)
     try:
         if done < len(wanted):
@@ -114,7 +113,9 @@ def run(arguments: argparse.Namespace) -> int:
             workers = arguments.workers if arguments.workers is not None else os.cpu_count() or 1
             write_predictions(segmenter, wanted, settings, failures, workers=workers)
         segmented = {
-            relative: path for relative, path in photos.items() if _mask(output, relative).exists()
+            relative: item.photo
+            for relative, item in zip(photos, wanted, strict=True)
+            if item.targets[0].is_made(item.photo)
         }
         if arguments.overlays:
             _write_overlays(output, segmented, classes, failures)
@@ -200,13 +201,15 @@ def _allowed(
 def _write_overlays(
     output: Path, photos: dict[Path, Path], classes: Sequence[str], failures: dict[Path, str]
 ) -> None:
+    overlays = Results(output / "overlays")
     for relative, path in tqdm(photos.items(), desc="overlays", unit="photo"):
-        picture = output / "overlays" / f"{relative}.png"
-        if picture.exists():
+        mask = _mask(output, relative)
+        inputs = made_from(mask) or ""
+        if overlays.is_made(str(relative), inputs, ".png"):
             continue
-        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture = overlays.new_file(str(relative), ".png")
         try:
-            save_overlay(picture, open_photo(path), read_mask(_mask(output, relative)), classes)
+            save_overlay(picture, open_photo(path), read_mask(mask), classes, made_from=inputs)
         # The photo may have been removed or changed since it was segmented.
         except (InputError, FileNotFoundError) as error:
             failures.setdefault(path, f"no overlay: {error}")

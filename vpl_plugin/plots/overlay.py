@@ -11,11 +11,19 @@ from PIL import Image
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.localization.mask_files import voc_palette
 from vpl_plugin.plots.panels import MOST_ASPECT
+from vpl_plugin.results import MADE_FROM
 
 __all__ = ["save_overlay"]
 
 
-def save_overlay(path: Path, photo: Image.Image, mask: np.ndarray, classes: Sequence[str]) -> None:
+def save_overlay(
+    path: Path,
+    photo: Image.Image,
+    mask: np.ndarray,
+    classes: Sequence[str],
+    *,
+    made_from: str = "",
+) -> None:
     """Writes one PNG: the photo beside itself with the classes coloured, and a legend.
 
     Args:
@@ -23,6 +31,7 @@ def save_overlay(path: Path, photo: Image.Image, mask: np.ndarray, classes: Sequ
         photo: RGB.
         mask: (H, W) uint8 labels, 0 for the background, 1 + n for class n.
         classes: names of the foreground classes.
+        made_from: the digest of its inputs.
 
     Raises:
         OSError: the file cannot be written.
@@ -46,4 +55,4 @@ def save_overlay(path: Path, photo: Image.Image, mask: np.ndarray, classes: Sequ
         handles = [Patch(color=palette[label] / 255, label=classes[label - 1]) for label in labels]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(labels)))
     with whole_file(path) as part:
-        figure.savefig(part)
+        figure.savefig(part, metadata={MADE_FROM: made_from})
