@@ -44,6 +44,10 @@ class WorkerPool:
         """Starts a job, which can be hashed, of those that :meth:`run` gets next for this work."""
         self._started.setdefault(work, {})[job] = self._submit(work, job)
 
+    def has_started(self, work: Callable[[Any], Any]) -> bool:
+        """Whether :meth:`start` was called for this work since the last :meth:`run`."""
+        return work in self._started
+
     def run(
         self, work: Callable[[Job], Result], jobs: Iterable[Job]
     ) -> Iterator[tuple[Job, Callable[[], Result]]]:
@@ -99,10 +103,10 @@ def run_jobs(
     """
     if isinstance(jobs, Sized):
         workers = min(workers, len(jobs))
-    if workers <= 1:
-        yield from ((job, partial(work, job)) for job in jobs)
-    elif pool is not None:
+    if pool is not None and (workers > 1 or pool.has_started(work)):
         yield from pool.run(work, jobs)
+    elif workers <= 1:
+        yield from ((job, partial(work, job)) for job in jobs)
     else:
         with WorkerPool(workers) as own:
             yield from own.run(work, jobs)

@@ -60,6 +60,10 @@ def test_a_job_that_was_started_early_is_not_done_again(tmp_path: Path) -> None:
     with WorkerPool(2) as pool:
         # Fails where the folder is there.
         pool.start(os.mkdir, first)
-        done = {job: result() for job, result in pool.run(os.mkdir, [first, second])}
+        done = {job: result() for job, result in run_jobs(os.mkdir, [first, second], 2, pool)}
+        third = str(tmp_path / "third")
+        pool.start(os.mkdir, third)
+        # One job alone would be done in this process.
+        assert [result() for _, result in run_jobs(os.mkdir, [third], 2, pool)] == [None]
         assert [result() for _, result in run_jobs(abs, [-1, -2], 2, pool)] in ([1, 2], [2, 1])
     assert done == {first: None, second: None}

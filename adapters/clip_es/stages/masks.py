@@ -78,8 +78,7 @@ class Masks(Stage):
         # Without the CRF a mask takes less time than a process to start.
         workers = settings.workers if settings.crf else 1
         if settings.crf:
-            backend = jobs[0].backend
-            logger.info("dense CRF: %s, processes: %d", backend, min(workers, len(jobs)))
+            _log_once(jobs[0].backend, min(workers, len(jobs)))
         for job, result in tqdm(
             run_jobs(make_mask, jobs, workers, run.pool),
             total=len(jobs),
@@ -102,6 +101,7 @@ class Masks(Stage):
         def start(item: SetPhoto) -> None:
             inputs = made_from(Results(settings.cams).file(item.name))
             if inputs is not None and (job := prepared()(item, inputs)):
+                _log_once(job.backend, pool.workers)
                 pool.start(make_mask, job)
 
         return start
@@ -154,6 +154,11 @@ def _backend(settings: Settings) -> str | None:
     if not settings.crf:
         return None
     return reference_backend() if settings.parity else "torch"
+
+
+@cache
+def _log_once(backend: str | None, processes: int) -> None:
+    logger.info("dense CRF: %s, processes: %d", backend, processes)
 
 
 def make_mask(job: MaskJob) -> None:
