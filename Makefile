@@ -30,7 +30,8 @@ lint: $(STAMP)
 	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/setup.cfg vpl_plugin typed_calls.py
 
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@# Without --quiet, which hides from strict the warnings that it counts.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 	@echo "Open build/site/index.html"
 
 bench: $(STAMP)
