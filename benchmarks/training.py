@@ -5,8 +5,9 @@ Both ways run in turn, each in a process of its own so that their peak memory ca
     python benchmarks/training.py [--model mini] [--device cuda] [--threads 1] [--repeat 3]
 
 The photos are noise of VOC's usual size. Prints the median photos per second over the second half
-of a run, the ratio, the peak memory (of the process; on a GPU, of its allocator), what the cache takes
-to fill and holds, and after how many epochs it has paid for itself. "ViT-B-16" has random weights.
+of a run, the ratio, the peak memory (of the process; on a GPU, of its allocator), what the cache
+takes to fill and holds, and after how many epochs it has paid for itself. "ViT-B-16" has random
+weights.
 """
 
 from __future__ import annotations
