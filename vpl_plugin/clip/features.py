@@ -70,14 +70,14 @@ def dense_features(
 
     Args:
         model: encodes the photos.
-        photos, batch_size: see :func:`pixel_batches`.
+        photos: see :func:`pixel_batches`.
+        batch_size: see :func:`pixel_batches`.
 
     Returns:
         For each photo in turn (P, D), unit rows on the model's device: its P = h * w patches in
         row-major order, where h and w are the photo's sides over the patch size, rounded up.
 
-    Raises:
-        As :func:`pixel_batches`.
+    It raises what :func:`pixel_batches` does.
 
     Example:
         >>> import numpy as np

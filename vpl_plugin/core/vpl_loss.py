@@ -72,8 +72,14 @@ def vpl_loss(
         labels: (B, N) multi-hot, the classes of W present in each image.
         lambda_ce: weight of the cross-entropy, 0 or more; 1 in the paper.
         lambda_rsc: weight of the regional contrast, 0 or more; 1 in the paper.
-        tau, activation, detach_masks, centred, least_area, num_background, inside: of the contrast,
-            see :func:`~vpl_plugin.core.rsc.rsc_loss`.
+        tau: temperature of the contrast, see :func:`~vpl_plugin.core.rsc.rsc_loss`.
+        activation: of the contrast's masks.
+        detach_masks: no gradient flows through them.
+        centred: cosines are taken about the mean.
+        least_area: of a class that counts, as a share of the image.
+        num_background: of the rows of W that are background.
+        inside: (B, H', W'), any value but 0 where the image is and not its padding; None for
+            everywhere.
         ce: "plain", Eq. 14's, or "balanced", see
             :func:`~vpl_plugin.core.cross_entropy.balanced_cross_entropy`.
         ignore_index: the index of pixels without a label; no class's own.
