@@ -43,14 +43,22 @@ def row_differences(
     found: dict[str, dict[str, Difference]] = {}
     for told in ("given", "free"):
         sides = {
-            row: _together([held[folder] for folder in folders], kinds[told])
+            row: _runs([held[folder] for folder in folders], kinds[told])
             for row, (folders, kinds) in sources.items()
         }
         found[told] = {}
         for later, earlier in STEPS:
-            first, second = sides[later], sides[earlier]
-            if first and second and first[0] == second[0]:
-                found[told][f"{later} - {earlier}"] = paired_difference(first[1], second[1])
+            if not sides[later] or not sides[earlier]:
+                continue
+            # In the order of the earlier row, as vpl compare has it.
+            order = [*sides[earlier][0]]
+            if any(run.keys() != {*order} for run in (*sides[later], *sides[earlier])):
+                continue
+            first, second = (
+                torch.stack([torch.stack([run[name] for name in order]) for run in sides[row]])
+                for row in (later, earlier)
+            )
+            found[told][f"{later} - {earlier}"] = paired_difference(first, second)
     return found
 
 
@@ -59,16 +67,11 @@ def _read(folder: Path) -> PhotoCounts | None:
     return read_photo_counts(file) if file.is_file() else None
 
 
-def _together(runs: Sequence[PhotoCounts | None], kind: str) -> tuple[list[str], Tensor] | None:
-    """The photos' names, sorted, and the counts of all runs; None where one lacks the kind."""
-    if not runs or any(run is None or kind not in run.kinds for run in runs):
-        return None
-    present = [run for run in runs if run is not None]
-    names = sorted(present[0].names)
-    if any(sorted(run.names) != names for run in present):
-        return None
-    counts = []
-    for run in present:
-        order = sorted(range(len(names)), key=run.names.__getitem__)
-        counts.append(run.kinds[kind][order])
-    return names, torch.stack(counts)
+def _runs(held: Sequence[PhotoCounts | None], kind: str) -> list[dict[str, Tensor]]:
+    """The counts of each run by photo; nothing where one lacks the kind."""
+    runs = [
+        dict(zip(run.names, run.kinds[kind], strict=True))
+        for run in held
+        if run is not None and kind in run.kinds
+    ]
+    return runs if len(runs) == len(held) else []
