@@ -132,8 +132,7 @@ def main() -> None:
                 segmenter = train_decoder(
                     model,
                     examples,
-                    prototypes.rows,
-                    len(labels),
+                    prototypes,
                     training_settings(
                         arguments,
                         cached=True,
@@ -142,7 +141,6 @@ def main() -> None:
                         lambda_rsc=weight if with_rsc else 0.0,
                     ),
                     folder,
-                    classes=labels,
                     cache=arguments.table3 / "cache",
                 )
                 runs.append(val_counts(segmenter, val.photos, folder / "val"))
