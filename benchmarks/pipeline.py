@@ -1,25 +1,28 @@
 """``vpl-clip-es all`` of an earlier checkout against this one: time, memory, and the files.
 
     python benchmarks/pipeline.py OLD/.venv/bin/python --root VOCdevkit/VOC2012 --split train.txt
-        [--rounds 2] [--workers 2] [--keep FOLDER]
+        [--rounds 2] [--workers 2] [--keep FOLDER] [--ours="--anchor 0"]
 
 The embedded model on photos in VOC's layout, labels from the masks. The two run in turn, each round
 into empty folders. Where others use the machine, wall time tells little: CPU time is that of all
 processes of a run. Memory is the largest process's. At the end stand the ratios of this checkout to
 the earlier one, the largest difference of a refined CAM, and the share of the pseudo-masks' pixels
-that are equal.
+that are equal. They are only where both are asked for the same: checkouts without the prior learn
+what this one learns with ``--anchor 0``.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,12 +39,20 @@ class Cost(NamedTuple):
     memory: float
 
 
-def timed(python: str, output: Path, options: argparse.Namespace) -> Cost:
-    """Runs the pipeline into an empty folder."""
+def timed(python: str, output: Path, options: argparse.Namespace, more: Sequence[str] = ()) -> Cost:
+    """Runs the pipeline into an empty folder, with more options if it gets any."""
     shutil.rmtree(output, ignore_errors=True)
     command = [python, "-m", "vpl_plugin.cli.clip_es", "all", "--dataset", "voc"]
     command += ["--root", options.root, "--split", options.split, "--labels", "masks"]
-    command += ["--output", str(output), "--workers", str(options.workers), "--device", "cpu"]
+    command += [
+        "--output",
+        str(output),
+        "--workers",
+        str(options.workers),
+        "--device",
+        "cpu",
+        *more,
+    ]
     start = time.perf_counter()
     # Away from this checkout, which would be imported in the place of the other.
     with subprocess.Popen(
@@ -76,6 +87,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="folder of the results (default: none is kept)")
+    parser.add_argument("--ours", type=shlex.split, default=(), help="options of this one alone")
     options = parser.parse_args()
     pythons = {"old": os.path.abspath(options.old), "new": sys.executable}
     with tempfile.TemporaryDirectory() as temporary:
@@ -84,7 +96,7 @@ def main() -> None:
         costs: dict[str, list[Cost]] = {name: [] for name in pythons}
         for _ in range(options.rounds):
             for name, python in pythons.items():
-                cost = timed(python, folder / name, options)
+                cost = timed(python, folder / name, options, options.ours if name == "new" else ())
                 costs[name].append(cost)
                 print(f"{name}: {cost.wall:.1f} s, CPU {cost.cpu:.1f} s, {cost.memory:.0f} MB")
                 sys.stdout.flush()
