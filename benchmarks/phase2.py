@@ -3,7 +3,7 @@
     python benchmarks/phase2.py [--repeat 3] [--photos 130] [--workers 2]
 
 Step: processor time of an iteration on tokens at hand, forward and backward, the defaults as they
-were (plain cross-entropy at every pixel, RSC at weight 1) and as they are. The network is the same.
+were (plain cross-entropy at every pixel, RSC of relu masks) and are. The network is the same.
 Loss: processor time of Eq. 14 with the defaults, forward and backward, its maps resized by products
 and by F.interpolate. Prediction: wall time of segmenting small noise photos with the dense CRF, one
 pool of workers for all of them and one for each 64, as it was; needs the extra ``crf``. One thread.
@@ -73,12 +73,13 @@ def compare_steps(repeat: int) -> None:
     masks = torch.randint(21, (6, 320, 320), generator=generator, dtype=torch.uint8)
     labels = torch.rand(6, 20, generator=generator) < 0.1
     rows = torch.randn(45, model.embed_dim, generator=generator)
+    prototypes = Prototypes(rows, tuple(map(str, range(20))))
     now = TrainingSettings()
     before = TrainingSettings(
         ce="plain", lambda_rsc=1.0, activation="relu", centred=False, mask_stride=1
     )
     size = {"width": now.width, "layers": now.layers, "heads": now.heads}
-    decoder = Decoder.for_model(model, rows, 20, (0, 1), **size)
+    decoder = Decoder.for_model(model, prototypes, (0, 1), **size)
 
     def seconds(settings: TrainingSettings) -> float:
         start = time.process_time()

@@ -47,8 +47,6 @@ logger = logging.getLogger(__name__)
 
 SUPERVISION = ("vision/masks", "vision/labels", "text/masks", "text/labels")
 TAU_I = 0.03
-# Of rows V and VI. The training's own default is 0, as RSC does not help where it was measured.
-LAMBDA_RSC = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] = ()) -> None:
@@ -96,14 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] = ()) -> 
     phase2.add_argument(
         "--checkpoint-every", type=int, default=500, help="iterations (default: 500)"
     )
-    add_training_arguments(phase2, leave_out="lambda_rsc")
-    phase2.add_argument(
-        "--lambda-rsc",
-        type=float,
-        default=LAMBDA_RSC,
-        help="weight of regional semantic contrast in rows V and VI, above 0; the paper's is 1"
-        f" (default: {LAMBDA_RSC})",
-    )
+    add_training_arguments(phase2)
     inference = parser.add_argument_group("inference")
     add_inference_arguments(inference)
     work = parser.add_argument_group("work")
@@ -124,7 +115,6 @@ def run(arguments: argparse.Namespace) -> int:
         check_tsne()
     if len(set(arguments.seeds)) < len(arguments.seeds):
         raise InputError(f"--seeds must differ; got {arguments.seeds}")
-    check_positive("--lambda-rsc", arguments.lambda_rsc)
     photos = {
         name: split_photos(arguments, getattr(arguments, name), arguments.masks)
         for name in ("train", "val")
@@ -141,7 +131,8 @@ def run(arguments: argparse.Namespace) -> int:
         failures.update(split.failures)
     # Asked for now, so that settings out of range are reported before the work of hours.
     inference_settings(arguments)
-    _training(arguments, 0, rsc=True)
+    # Without it rows V and VI would be row IV.
+    check_positive("--lambda-rsc", _training(arguments, 0, rsc=True).lambda_rsc)
     try:
         _run(arguments, photos, failures, changed_texts(names, of_set))
     except (MemoryError, FloatingPointError) as error:

@@ -20,8 +20,9 @@ class TrainingSettings:
 
     Momentum, weight decay, batch size, iterations and lambda_ce are the paper's. It names no
     learning rate, schedule, crop or layers: those are this package's. So are the balanced
-    cross-entropy and a regional contrast that is off, which photographs speak for
-    (docs/evidence.md); ``ce="plain", lambda_rsc=1.0, activation="relu", centred=False`` is Eq. 14.
+    cross-entropy and the form and weight of the regional contrast, which photographs speak for
+    (docs/evidence.md); ``ce="plain", lambda_rsc=1.0, activation="none", centred=False`` and
+    ``mask_stride=1`` are Eq. 14's.
 
     Attributes:
         blocks: whose tokens the decoder reads, ascending; None for :func:`default_blocks`.
@@ -78,7 +79,7 @@ class TrainingSettings:
     scales: tuple[float, ...] | None = None
     mask_stride: int = 4
     lambda_ce: float = 1.0
-    lambda_rsc: float = 0.0
+    lambda_rsc: float = 0.1
     tau: float = 0.07
     activation: str = "present"
     detach_masks: bool = False
