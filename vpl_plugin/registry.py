@@ -31,7 +31,7 @@ class Registry(Collection[str], Generic[T]):
 
     Example:
         >>> from vpl_plugin.core.solvers import SOLVERS
-        >>> list(SOLVERS)
+        >>> [*SOLVERS][:3]
         ['apgd', 'pgd', 'pgd_halving']
         >>> @SOLVERS.register("my_pgd")
         ... def my_pgd(problem, W, lr):
