@@ -13,7 +13,7 @@ from typing import Any
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.errors import InputError
 
-__all__ = ["MADE_FROM", "Results", "digest", "made_from"]
+__all__ = ["MADE_FROM", "Results", "digest", "made_from", "photo_digest"]
 
 RUN = "run.json"
 # What a result says it was made from: an array of an .npz, a text of a .png.
@@ -28,6 +28,14 @@ def digest(*inputs: object) -> str:
         True
     """
     return hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]
+
+
+def photo_digest(photo: Path, classes: tuple[int, ...] | None, *more: object) -> str:
+    """What identifies the inputs of a photo's result: its labels, its file, and what else counts.
+
+    The file goes by its size: hashing it would take as long as reading it.
+    """
+    return digest(classes, photo.stat().st_size if photo.is_file() else None, *more)
 
 
 def made_from(path: Path) -> str | None:

@@ -33,7 +33,8 @@ class Run(Generic[SettingsT]):
         failures: gets what could not be done: the path of a file -> why.
         ranks: this process among those that share the work.
         pool: processes that the stages share; without one, each stage starts its own.
-        hand_on: told of each photo that the stage has done, by a stage that can.
+        hand_on: a stage that can calls it with each photo that it has done, and the digest of what
+            the photo's result was made from.
     """
 
     photos: PhotoSet
@@ -42,7 +43,7 @@ class Run(Generic[SettingsT]):
     failures: dict[Path, str] = field(default_factory=dict)
     ranks: Ranks = field(default=Ranks())
     pool: WorkerPool | None = None
-    hand_on: Callable[[SetPhoto], None] | None = None
+    hand_on: Callable[[SetPhoto, str], None] | None = None
 
     @property
     def encoder(self) -> ClipModel:
@@ -102,8 +103,8 @@ class Stage:
         """
         raise NotImplementedError
 
-    def early_start(self, run: Run[Any]) -> Callable[[SetPhoto], None] | None:
-        """What the stage before this one calls with each photo that it has done.
+    def early_start(self, run: Run[Any]) -> Callable[[SetPhoto, str], None] | None:
+        """What the stage before this one calls as ``run.hand_on``.
 
         It starts the photo's job in ``run.pool``, whose result :meth:`run` waits for. None where
         the whole stage waits for its turn.

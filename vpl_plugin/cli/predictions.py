@@ -15,7 +15,7 @@ from vpl_plugin.clip.out_of_memory import noted
 from vpl_plugin.clip.preprocess import open_photo
 from vpl_plugin.localization.crf import dense_crf
 from vpl_plugin.localization.mask_files import write_mask
-from vpl_plugin.results import digest, made_from
+from vpl_plugin.results import made_from, photo_digest
 from vpl_plugin.segmentation.checkpoints import Segmenter
 from vpl_plugin.segmentation.inference import Views, most_likely, photo_views, probabilities
 
@@ -40,8 +40,8 @@ class Target(NamedTuple):
     classes: tuple[int, ...] | None = None
 
     def made_from(self, photo: Path) -> str:
-        """The digest of its inputs: the classes allowed, and the photo's file by its size."""
-        return digest(self.classes, photo.stat().st_size if photo.is_file() else None)
+        """The digest of its inputs: the photo, and the classes allowed."""
+        return photo_digest(photo, self.classes)
 
     def is_made(self, photo: Path) -> bool:
         """Whether it is there, and was made from these inputs."""

@@ -11,6 +11,7 @@ from vpl_plugin.adapters.clip_es.settings import PROTOTYPES, Settings
 from vpl_plugin.adapters.clip_es.stages import CAMs, Learn, Masks, Seeds
 from vpl_plugin.adapters.clip_es.stages.evaluate import evaluate, scored_inputs
 from vpl_plugin.adapters.pipeline.run import Run
+from vpl_plugin.adapters.worker_pool import WorkerPool
 
 __all__ = ["Phase1", "run_phase1"]
 
@@ -44,6 +45,13 @@ def run_phase1(train: Run[Settings], val: Run[Settings], supervision: str) -> Ph
         ValueError: a folder holds results of other settings.
         OSError: a file cannot be written.
     """
+    # Starting processes takes seconds, and masks and scores of both splits want some.
+    with WorkerPool(train.settings.workers) as pool:
+        train, val = (dataclasses.replace(run, pool=pool) for run in (train, val))
+        return _run_stages(train, val, supervision)
+
+
+def _run_stages(train: Run[Settings], val: Run[Settings], supervision: str) -> Phase1:
     learned = train.settings.learned / PROTOTYPES
     kinds: dict[str, dict[str, Settings]] = {}
     figures: dict[str, dict[str, dict[str, Any]]] = {}

@@ -13,11 +13,10 @@ from vpl_plugin.adapters.clip_es.drawn_pixels import draw_pixels
 from vpl_plugin.adapters.clip_es.estimate import Costs
 from vpl_plugin.adapters.clip_es.stage_files import read_arrays, write_arrays
 from vpl_plugin.adapters.clip_es.stages.cams import chosen_prototypes
-from vpl_plugin.adapters.clip_es.stages.inputs import photo_digest
 from vpl_plugin.adapters.clip_es.stages.photo_batches import localisation_facts, localised_photos
 from vpl_plugin.adapters.photos.photo_set import SetPhoto
 from vpl_plugin.adapters.pipeline.run import Estimate, Run, Stage
-from vpl_plugin.results import Results
+from vpl_plugin.results import Results, photo_digest
 
 __all__ = ["Bank", "ContextStage", "StoredInstances", "read_instances"]
 
@@ -63,8 +62,11 @@ class Bank(ContextStage):
         }
         results = Results.claim(settings.bank, facts, alone=run.ranks.alone)
 
-        def inputs(photo: SetPhoto) -> str:
-            return photo_digest(photo, prototypes.digest)
+        # Once: it reads the rows, on a GPU with a wait for the device.
+        made_with = prototypes.digest
+
+        def inputs(item: SetPhoto) -> str:
+            return photo_digest(item.photo, item.classes, made_with)
 
         for item in localised_photos(
             run,

@@ -10,7 +10,6 @@ from vpl_plugin.adapters.clip_es.cams import CAMStep
 from vpl_plugin.adapters.clip_es.estimate import Costs
 from vpl_plugin.adapters.clip_es.settings import Settings
 from vpl_plugin.adapters.clip_es.stage_files import StoredCAMs, write_cams
-from vpl_plugin.adapters.clip_es.stages.inputs import photo_digest
 from vpl_plugin.adapters.clip_es.stages.photo_batches import (
     LocalisedPhoto,
     localisation_facts,
@@ -24,7 +23,7 @@ from vpl_plugin.clip.prompts import class_prototypes
 from vpl_plugin.errors import InputError
 from vpl_plugin.localization.seeds import resize_cams
 from vpl_plugin.prototypes import Prototypes
-from vpl_plugin.results import Results
+from vpl_plugin.results import Results, photo_digest
 
 __all__ = ["CAMs", "OwnCAMs", "chosen_prototypes", "fitting_prototypes"]
 
@@ -69,8 +68,11 @@ class CAMs(Stage):
         if settings.upstream_files:
             Results.claim(settings.upstream_cams, facts, alone=run.ranks.alone)
 
-        def inputs(photo: SetPhoto) -> str:
-            return photo_digest(photo, own.prototypes.digest, own.inputs)
+        # Once: it reads the rows, on a GPU with a wait for the device.
+        made_with = (own.prototypes.digest, own.inputs)
+
+        def inputs(item: SetPhoto) -> str:
+            return photo_digest(item.photo, item.classes, *made_with)
 
         def is_done(photo: SetPhoto) -> bool:
             wanted = not settings.upstream_files or upstream.file(photo.name, ".npy").exists()
@@ -79,18 +81,18 @@ class CAMs(Stage):
         for item in localised_photos(
             run, own.prototypes, stage=self.name, is_done=is_done, cam_step=own.step
         ):
-            classes = item.photo.classes
+            classes, made_from = item.photo.classes, inputs(item.photo)
             if settings.upstream_files:
                 # First: the other file says what both were made from.
                 _write_upstream(upstream.new_file(item.photo.name, ".npy"), item)
             write_cams(
                 results.new_file(item.photo.name),
                 StoredCAMs(classes, item.cams.raw, item.cams.refined, item.size),
-                inputs(item.photo),
+                made_from,
                 [names.labels[index] for index in classes],
             )
             if run.hand_on is not None:
-                run.hand_on(item.photo)
+                run.hand_on(item.photo, made_from)
 
     def estimate(self, run: Run[Settings], costs: Costs) -> Estimate:
         """Photos without CAMs."""

@@ -233,9 +233,9 @@ def _count_photo(
     truth = read_truth(item.mask, num_foreground, cams.size)
     labels = mask = None
     if settings.masks.exists():
-        paths = (folder / f"{item.name}.png" for folder in (settings.labels, settings.masks))
-        label_file, mask_file = paths
-        labels, mask = read_mask(label_file), read_mask(mask_file)
+        label_file = Results(settings.labels).file(item.name, ".png")
+        labels = read_mask(label_file)
+        mask = read_mask(Results(settings.masks).file(item.name, ".png"))
         if made_from(label_file) not in (None, made_from(file)):
             raise InputError("its pseudo-mask is of earlier CAMs: run the stage 'masks' again")
     for held in (labels, mask):

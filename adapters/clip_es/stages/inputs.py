@@ -1,9 +1,8 @@
-"""What results are made from: the digest of a photo's inputs, and the list of a stage's.
+"""What a stage that makes one thing of all photos is made from.
 
-A stage that makes one thing of all photos lists them beside its result, each with its digest. When
-a photo changes, such as its labels, the result is made anew. When a photo is mended that was left
-out, the result stays: all that was made from it would have to go with it, and that is for the user
-to decide.
+It lists the photos beside its result, each with its digest. When a photo changes, such as its
+labels, the result is made anew. When a photo is mended that was left out, the result stays: all
+that was made from it would have to go with it, and that is for the user to decide.
 """
 
 from __future__ import annotations
@@ -11,23 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vpl_plugin.adapters.photos.photo_set import PhotoSet, SetPhoto
+from vpl_plugin.adapters.photos.photo_set import PhotoSet
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.errors import InputError
-from vpl_plugin.results import digest, made_from
+from vpl_plugin.results import made_from
 
-__all__ = ["is_made", "note_photos", "photo_digest", "stage_inputs"]
+__all__ = ["is_made", "note_photos", "stage_inputs"]
 
 PHOTOS = "photos.txt"
-
-
-def photo_digest(item: SetPhoto, *more: object) -> str:
-    """What identifies the inputs of a photo's result: its labels, its file, and what else counts.
-
-    The file goes by its size: hashing it would take as long as reading it.
-    """
-    size = item.photo.stat().st_size if item.photo.is_file() else None
-    return digest(item.classes, size, *more)
 
 
 def stage_inputs(

@@ -89,7 +89,7 @@ class Masks(Stage):
             with noted(run.failures, job.photo, "too large for the memory of its dense CRF."):
                 result()
 
-    def early_start(self, run: Run[Settings]) -> Callable[[SetPhoto], None] | None:
+    def early_start(self, run: Run[Settings]) -> Callable[[SetPhoto, str], None] | None:
         """The CRF of a photo need not wait for the CAMs of the others."""
         settings, pool = run.settings, run.pool
         # Ranks share masks in another way than CAMs.
@@ -98,9 +98,8 @@ class Masks(Stage):
         # Only when the first CAMs are there is it said what made them.
         prepared = cache(partial(_prepared, run))
 
-        def start(item: SetPhoto) -> None:
-            inputs = made_from(Results(settings.cams).file(item.name))
-            if inputs is not None and (job := prepared()(item, inputs)):
+        def start(item: SetPhoto, inputs: str) -> None:
+            if job := prepared()(item, inputs):
                 _log_once(job.backend, pool.workers)
                 pool.start(make_mask, job)
 

@@ -8,12 +8,11 @@ from vpl_plugin.adapters.clip_es.drawn_pixels import draw_pixels
 from vpl_plugin.adapters.clip_es.estimate import Costs
 from vpl_plugin.adapters.clip_es.settings import TEXT_PROTOTYPES, Settings
 from vpl_plugin.adapters.clip_es.stage_files import StoredSeeds, write_seeds
-from vpl_plugin.adapters.clip_es.stages.inputs import photo_digest
 from vpl_plugin.adapters.clip_es.stages.photo_batches import localisation_facts, localised_photos
 from vpl_plugin.adapters.pipeline.run import Estimate, Run, Stage
 from vpl_plugin.clip.prompts import class_prototypes
 from vpl_plugin.localization.seeds import seed_classes
-from vpl_plugin.results import Results
+from vpl_plugin.results import Results, photo_digest
 
 __all__ = ["Seeds"]
 
@@ -36,7 +35,7 @@ class Seeds(Stage):
             run,
             text,
             stage=self.name,
-            is_done=lambda photo: results.is_made(photo.name, photo_digest(photo)),
+            is_done=lambda item: results.is_made(item.name, photo_digest(item.photo, item.classes)),
         ):
             claimed = seed_classes(item.cams.refined, item.photo.classes, settings.threshold)
             seeds = claimed.cpu().numpy()
@@ -51,7 +50,7 @@ class Seeds(Stage):
                 grid=(height, width),
             )
             path = results.new_file(item.photo.name)
-            write_seeds(path, stored, photo_digest(item.photo))
+            write_seeds(path, stored, photo_digest(item.photo.photo, item.photo.classes))
 
     def estimate(self, run: Run[Settings], costs: Costs) -> Estimate:
         """Photos without seeds."""
