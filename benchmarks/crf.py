@@ -30,9 +30,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from vpl_plugin.adapters.worker_pool import run_jobs
 from vpl_plugin.localization import dense_crf
 from vpl_plugin.localization.crf import reference_backend
+from vpl_plugin.worker_pool import run_jobs
 
 HEIGHT, WIDTH = 375, 500
 PHOTOS = 4

@@ -29,17 +29,18 @@ import torch
 from torch import Tensor
 
 from vpl_plugin.adapters.photos.photo_set import SetPhoto
-from vpl_plugin.cli.ablation_tables import percent, points
+from vpl_plugin.adapters.pipeline.options import add_options, settings_of
 from vpl_plugin.cli.data_options import add_data_arguments, split_photos
-from vpl_plugin.cli.inference_options import InferenceSettings
-from vpl_plugin.cli.mask_scores import score_masks
 from vpl_plugin.cli.model_options import add_model_arguments, load_model
-from vpl_plugin.cli.predictions import Target, Wanted, write_predictions
-from vpl_plugin.cli.training_options import add_training_arguments, training_settings
 from vpl_plugin.localization import mean_iou, paired_difference, read_mask, write_mask
+from vpl_plugin.localization.bootstrap import percent, points
+from vpl_plugin.localization.mask_scores import score_masks
 from vpl_plugin.prototypes import Prototypes
 from vpl_plugin.segmentation.checkpoints import Segmenter
 from vpl_plugin.segmentation.examples import list_examples
+from vpl_plugin.segmentation.inference_settings import InferenceSettings
+from vpl_plugin.segmentation.predictions import Target, Wanted, write_predictions
+from vpl_plugin.segmentation.settings import TrainingSettings
 from vpl_plugin.segmentation.training import train_decoder
 
 
@@ -96,7 +97,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=Path("noisy_masks"))
     add_model_arguments(parser)
-    add_training_arguments(parser)
+    add_options(parser, TrainingSettings, leave_out=("seed",))
     arguments = parser.parse_args(argv)
     train, val = (
         split_photos(arguments, split, None) for split in (arguments.train, arguments.val)
@@ -104,7 +105,6 @@ def main() -> None:
     labels = train.names.labels
     model = load_model(arguments)
     prototypes = Prototypes.load(arguments.table3 / "train/prototypes/prototypes.safetensors")
-    tau_I = prototypes.temperature or 0.03
     beds = {name: Path(folder) for name, _, folder in (s.partition("=") for s in arguments.masks)}
     for share in arguments.shares:
         name = f"{100 * share:g} % misnamed"
@@ -112,7 +112,7 @@ def main() -> None:
         source = arguments.table3 / "train/vision/masks"
         done = misname(train.photos, len(labels), share, source, beds[name])
         print(f"{name}: {done} of {len(train.photos)} train photos", flush=True)
-    weight = training_settings(arguments, cached=True, tau_I=tau_I).lambda_rsc
+    weight = settings_of(arguments, TrainingSettings).lambda_rsc
     if not weight:
         raise SystemExit("--lambda-rsc must be above 0: it is the weight of RSC where there is RSC")
     print("\n| masks | CE | CE + RSC | difference |\n|---|---|---|---|", flush=True)
@@ -133,10 +133,9 @@ def main() -> None:
                     model,
                     examples,
                     prototypes,
-                    training_settings(
+                    settings_of(
                         arguments,
-                        cached=True,
-                        tau_I=tau_I,
+                        TrainingSettings,
                         seed=seed,
                         lambda_rsc=weight if with_rsc else 0.0,
                     ),

@@ -24,13 +24,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from vpl_plugin.cli.inference_options import InferenceSettings
-from vpl_plugin.cli.predictions import Target, Wanted, write_predictions
 from vpl_plugin.clip import load_clip
 from vpl_plugin.core.vpl_loss import vpl_loss
 from vpl_plugin.prototypes import Prototypes
 from vpl_plugin.segmentation.checkpoints import Segmenter
 from vpl_plugin.segmentation.decoder import Decoder
+from vpl_plugin.segmentation.inference_settings import InferenceSettings
+from vpl_plugin.segmentation.predictions import Target, Wanted, write_predictions
 from vpl_plugin.segmentation.resizing import resize_maps
 from vpl_plugin.segmentation.settings import TrainingSettings
 from vpl_plugin.segmentation.training import decoder_loss

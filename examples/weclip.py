@@ -32,8 +32,8 @@ from PIL import Image
 from vpl_plugin import learn_vision_prototypes
 from vpl_plugin.adapters.clip_es.upstream.devices import cpu_for_missing_cuda
 from vpl_plugin.adapters.swap import swap_prototypes
-from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import VOC
+from vpl_plugin.experiments.demo.photos import demo_photos
 
 SIDE = 224
 PHOTOS = 3

@@ -22,11 +22,14 @@ FLOORS = [
     "results",
     "prototypes",
     "distributed",
+    "worker_pool",
     "clip",
     "localization",
     "segmentation",
     "adapters",
     "plots",
+    "jobs",
+    "experiments",
     "cli",
 ]
 

@@ -108,7 +108,7 @@ def settings_of(arguments: argparse.Namespace, settings: Callable[..., T], **own
     except InputError as error:
         # The settings name a field, whoever types it an option.
         name, _, rest = str(error).partition(" ")
-        if name not in {field.name for field in _fields(settings)}:
+        if name not in {field.name for field in _fields(settings)} | vars(arguments).keys():
             raise
         raise InputError(f"--{name.replace('_', '-')} {rest}") from error
 

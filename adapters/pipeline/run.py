@@ -14,8 +14,8 @@ from vpl_plugin.errors import InputError
 if TYPE_CHECKING:
     from vpl_plugin.adapters.clip_es.estimate import Costs
     from vpl_plugin.adapters.photos.photo_set import PhotoSet, SetPhoto
-    from vpl_plugin.adapters.worker_pool import WorkerPool
     from vpl_plugin.clip.model import ClipModel
+    from vpl_plugin.worker_pool import WorkerPool
 
 __all__ = ["Adapter", "Estimate", "Run", "Stage", "StageEntry"]
 

@@ -20,8 +20,8 @@ from vpl_plugin.adapters.clip_es import (
 )
 from vpl_plugin.adapters.clip_es.scores import seed_confusion
 from vpl_plugin.adapters.datasets import voc_photos
-from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import VOC, ClipModel, class_prototypes, open_photo
+from vpl_plugin.experiments.demo.photos import demo_photos
 from vpl_plugin.localization import cams_to_labels, confusion_matrix, read_mask, resize_cams
 from vpl_plugin.prototypes import Prototypes
 

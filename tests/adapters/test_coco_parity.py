@@ -13,8 +13,8 @@ from vpl_plugin.adapters.clip_es import stages
 from vpl_plugin.adapters.clip_es.stage_files import read_cams
 from vpl_plugin.adapters.datasets import coco_photos
 from vpl_plugin.adapters.pipeline.run import Run
-from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import COCO, VOC, load_clip
+from vpl_plugin.experiments.demo.photos import demo_photos
 from vpl_plugin.localization import cams_to_labels, resize_cams
 
 STRIDE = 8

@@ -26,11 +26,11 @@ from vpl_plugin.adapters.clip_es.stages.photo_batches import plan_batches
 from vpl_plugin.adapters.clip_es.upstream.checkout import SCRIPTS
 from vpl_plugin.adapters.clip_es.upstream.split import read_split
 from vpl_plugin.adapters.datasets import SetPhoto, coco_photos, folder_photos, voc_photos
-from vpl_plugin.cli.mask_scores import score_masks
-from vpl_plugin.cli.photo_list import listed_photos
+from vpl_plugin.adapters.photos.photo_list import listed_photos
 from vpl_plugin.clip import VOC, BrokenPhotoError, open_photo
 from vpl_plugin.clip.preprocess import photo_size
 from vpl_plugin.localization import read_mask, write_mask
+from vpl_plugin.localization.mask_scores import score_masks
 
 KINDS = ("exif", "masks", "csv", "splits", "instances")
 INPUTS = int(os.environ.get("VPL_FUZZ", 500)) // len(KINDS)

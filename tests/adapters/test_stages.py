@@ -20,10 +20,10 @@ from vpl_plugin.adapters.clip_es.stages import photo_batches
 from vpl_plugin.adapters.clip_es.stages.photo_batches import plan_batches
 from vpl_plugin.adapters.datasets import PhotoSet, SetPhoto, folder_photos, voc_photos
 from vpl_plugin.adapters.pipeline.run import Run
-from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import VOC, ClipModel, class_prototypes, open_photo
 from vpl_plugin.core.pixels import PixelChunk
 from vpl_plugin.distributed import Ranks
+from vpl_plugin.experiments.demo.photos import demo_photos
 from vpl_plugin.localization import (
     read_mask,
     resize_cams,

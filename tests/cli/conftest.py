@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import VOC, ClipModel, class_prototypes
+from vpl_plugin.experiments.demo.photos import demo_photos
 from vpl_plugin.localization import write_mask
 from vpl_plugin.segmentation.checkpoints import save_checkpoint
 from vpl_plugin.segmentation.decoder import Decoder

@@ -16,11 +16,12 @@ from PIL import Image
 
 from vpl_plugin.adapters.clip_es import EncodedPhoto
 from vpl_plugin.adapters.datasets import voc_photos
-from vpl_plugin.cli import ablate, learning_curve
-from vpl_plugin.cli.ablation_tables import TABLES, TEXT, Setting
-from vpl_plugin.cli.demo_photos import demo_photos
+from vpl_plugin.cli import ablate
 from vpl_plugin.cli.main import main
 from vpl_plugin.clip import load_clip
+from vpl_plugin.experiments.ablation import bench, learning_curve
+from vpl_plugin.experiments.ablation.settings import TABLES, TEXT, Setting
+from vpl_plugin.experiments.demo.photos import demo_photos
 from vpl_plugin.localization import read_mask, write_mask
 
 
@@ -68,7 +69,7 @@ def test_tables_hold_every_row_and_the_paper_beside_it(
 def test_a_re_run_does_only_what_is_missing(voc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(voc, "--tables", "seeds") == 0
     stored = (voc / "out" / "results.json").read_bytes()
-    monkeypatch.setattr(ablate, "encode_photo", None)
+    monkeypatch.setattr(bench, "encode_photo", None)
     assert run(voc, "--tables", "seeds") == 0
     assert (voc / "out" / "results.json").read_bytes() == stored
 
@@ -194,7 +195,7 @@ def test_memory_for_encoded_photos_is_bounded_and_changes_no_figure(
     expected = {file.name: file.read_bytes() for file in kept}
     alive: list[weakref.ref[torch.Tensor]] = []
     most = 0
-    genuine = ablate.encode_photo
+    genuine = bench.encode_photo
 
     def counted(*arguments: Any, **options: Any) -> EncodedPhoto:
         nonlocal most
@@ -203,8 +204,8 @@ def test_memory_for_encoded_photos_is_bounded_and_changes_no_figure(
         most = max(most, sum(photo() is not None for photo in alive))
         return encoded
 
-    monkeypatch.setattr(ablate, "encode_photo", counted)
-    monkeypatch.setattr(ablate, "HELD_BYTES", 0)
+    monkeypatch.setattr(bench, "encode_photo", counted)
+    monkeypatch.setattr(bench, "HELD_BYTES", 0)
     shutil.rmtree(voc / "out")
     assert run(voc, "--tables", "seeds") == 0
     assert {file.name: file.read_bytes() for file in (voc / "out" / "counts").iterdir()} == expected
@@ -216,7 +217,7 @@ def test_memory_for_encoded_photos_is_bounded_and_changes_no_figure(
 @pytest.mark.cuda
 def test_encoded_photos_are_kept_on_the_cpu(voc: Path, cuda: torch.device) -> None:
     listed = voc_photos(voc, "train", labels="masks", masks="SegmentationClass")
-    photos = ablate.EncodedPhotos(load_clip("mini", device=cuda), listed.photos, 1e9)
+    photos = bench.EncodedPhotos(load_clip("mini", device=cuda), listed.photos, 1e9)
     (photo, _), (at_hand, _) = photos[0], next(photos.on_device([0]))
     for name in ("attention", "features"):
         assert getattr(photo, name).device.type == "cpu"

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from vpl_plugin.adapters.clip_es.stages import masks, photo_batches
-from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.cli.main import main
 from vpl_plugin.clip import VOC
+from vpl_plugin.experiments.demo.photos import demo_photos
 from vpl_plugin.localization import read_mask
 from vpl_plugin.plots.overlay import save_overlay
 from vpl_plugin.plots.panels import PanelRow, save_panel

@@ -12,8 +12,8 @@ from PIL import Image
 
 from vpl_plugin.adapters.clip_es.stage_files import read_cams
 from vpl_plugin.cli import clip_cpal, clip_es
-from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.cli.main import main
+from vpl_plugin.experiments.demo.photos import demo_photos
 from vpl_plugin.localization import read_mask
 from vpl_plugin.prototypes import Prototypes
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.cli.main import main
+from vpl_plugin.experiments.demo.photos import demo_photos
 from vpl_plugin.localization import read_mask
 from vpl_plugin.prototypes import Prototypes
 

@@ -13,8 +13,8 @@ from vpl_plugin.adapters.clip_es.stage_files import read_cams
 from vpl_plugin.adapters.methods import ADAPTERS
 from vpl_plugin.adapters.photos.data_set import DATASETS
 from vpl_plugin.cli import clip_es
-from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.cli.main import main
+from vpl_plugin.experiments.demo.photos import demo_photos
 
 DATA_SET = '''
 from pathlib import Path

@@ -14,9 +14,9 @@ from vpl_plugin.adapters.clip_es import encode_photo, learn_from_photos
 from vpl_plugin.adapters.clip_es.upstream import retrofit
 from vpl_plugin.adapters.datasets import folder_photos
 from vpl_plugin.cli import clip_es
-from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.cli.main import main
 from vpl_plugin.clip import VOC, ClipModel, class_prototypes, open_photo
+from vpl_plugin.experiments.demo.photos import demo_photos
 from vpl_plugin.prototypes import Prototypes
 
 STANDIN = Path(__file__).parents[1] / "adapters/standin_clip_es"

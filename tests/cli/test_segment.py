@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vpl_plugin.cli import predictions
-from vpl_plugin.cli.inference_options import InferenceSettings
 from vpl_plugin.cli.main import main
-from vpl_plugin.cli.predictions import crf_labels
 from vpl_plugin.clip import VOC, ClipModel, open_photo
 from vpl_plugin.localization import SegmentationMeter, dense_crf, read_mask, write_mask
+from vpl_plugin.segmentation import predictions
 from vpl_plugin.segmentation.checkpoints import load_segmenter, save_checkpoint
 from vpl_plugin.segmentation.inference import segment
+from vpl_plugin.segmentation.inference_settings import InferenceSettings
+from vpl_plugin.segmentation.predictions import crf_labels
 
 Run = Callable[..., int]
 

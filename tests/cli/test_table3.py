@@ -14,13 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from vpl_plugin.adapters.datasets import voc_photos
-from vpl_plugin.cli import table3_decoders
 from vpl_plugin.cli.clip_es import main as clip_es
-from vpl_plugin.cli.inference_options import InferenceSettings
 from vpl_plugin.cli.main import main
-from vpl_plugin.cli.table3_decoders import Regions
-from vpl_plugin.cli.table3_report import markdown
 from vpl_plugin.clip import ClipModel
+from vpl_plugin.experiments.table3 import decoders as table3_decoders
+from vpl_plugin.experiments.table3.decoders import Regions
+from vpl_plugin.experiments.table3.report import markdown
 from vpl_plugin.localization import (
     Difference,
     SegmentationMeter,
@@ -31,6 +30,7 @@ from vpl_plugin.localization import (
 from vpl_plugin.localization.photo_counts import read_photo_counts
 from vpl_plugin.plots.region_plot import tsne
 from vpl_plugin.segmentation.checkpoints import load_segmenter
+from vpl_plugin.segmentation.inference_settings import InferenceSettings
 
 pytest.importorskip("sklearn")
 

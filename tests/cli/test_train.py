@@ -209,9 +209,11 @@ def test_bad_settings_exit_with_2(
     assert message in capsys.readouterr().err
 
 
-def test_a_loss_that_is_not_finite_exits_with_1(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loss_that_is_not_finite_exits_with_1(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("--learning-rate", "1e30", "--warmup", "0", "--clip-norm", "1e30") == 1
-    assert "lower learning_rate" in caplog.text
+    assert "lower learning_rate" in capsys.readouterr().err
 
 
 def test_masks_without_a_class_are_refused_before_any_work(

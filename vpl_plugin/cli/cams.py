@@ -17,6 +17,7 @@ from vpl_plugin.adapters.photos.photo_set import PhotoSet
 from vpl_plugin.adapters.pipeline.options import add_options, settings_of
 from vpl_plugin.adapters.pipeline.run import Run, Stage
 from vpl_plugin.cli.model_options import add_model_arguments, load_model
+from vpl_plugin.cli.outcome import reported
 from vpl_plugin.cli.text_options import add_text_arguments, changed_texts, own_texts
 from vpl_plugin.clip.named_classes import class_names
 from vpl_plugin.distributed import Ranks
@@ -104,7 +105,7 @@ def _run(photos: PhotoSet, settings: FolderSettings, arguments: argparse.Namespa
     ranks = Ranks(device=str(model.device))
     run: Run[Settings] = Run(photos, settings, model, failures, ranks)
     stages: tuple[Stage, ...] = (Seeds(), Learn(), CAMs(), Masks())
-    try:
+    with reported(failures):
         for stage in stages[0 if settings.learns else 2 :]:
             stage.run(run)
         if not arguments.no_panels:
@@ -117,9 +118,6 @@ def _run(photos: PhotoSet, settings: FolderSettings, arguments: argparse.Namespa
             shown = [item for item in photos.photos if item.photo not in failures]
             folder = settings.output / "panels"
             save_cam_panels(folder, shown, photos.names.labels, kinds, failures)
-    finally:
-        for path, why in failures.items():
-            logger.error("failed: %s: %s", path, why)
     done = sum(item.photo not in failures for item in photos.photos)
     logger.info("%d photos are in %s", done, settings.output.resolve())
     return 1 if failures else 0

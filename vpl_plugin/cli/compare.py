@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from vpl_plugin.checks import check_fraction
-from vpl_plugin.cli.ablation_tables import percent, points
 from vpl_plugin.errors import InputError
-from vpl_plugin.localization.bootstrap import mean_iou, paired_difference
+from vpl_plugin.localization.bootstrap import mean_iou, paired_difference, percent, points
 from vpl_plugin.localization.photo_counts import PHOTO_COUNTS, PhotoCounts, read_photo_counts
 
 __all__ = ["add_arguments", "run"]

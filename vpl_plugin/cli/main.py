@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import vpl_plugin
-from vpl_plugin.errors import InputError
+from vpl_plugin.cli.outcome import exit_code
 
 __all__ = ["main"]
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 when all went well, 1 when some of the work could not be done, 2 for bad
-        input.
+        input or a full disk.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="vpl", description=vpl_plugin.__doc__.splitlines()[0])
@@ -46,11 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        return arguments.run(arguments)
-    except (InputError, OSError, ImportError, FloatingPointError) as error:
-        print(f"vpl {arguments.command}: {error}", file=sys.stderr)
-        return 2
+    return exit_code(f"vpl {arguments.command}", lambda: arguments.run(arguments))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import errno
 import logging
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from vpl_plugin.adapters.pipeline.options import add_options, settings_of
 from vpl_plugin.adapters.pipeline.run import Adapter, Estimate, Run, Stage
 from vpl_plugin.cli.data_options import add_data_arguments, data_source, listed_photos
 from vpl_plugin.cli.model_options import add_model_arguments, load_model
+from vpl_plugin.cli.outcome import exit_code, reported
 from vpl_plugin.cli.text_options import add_text_arguments, changed_texts, own_texts
 from vpl_plugin.distributed import Ranks, joined_ranks
 from vpl_plugin.errors import InputError
@@ -43,25 +43,9 @@ def run_adapter(name: str, program: str, argv: Sequence[str]) -> int:
     arguments = _parser(adapter, program, argv).parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     failures: dict[Path, str] = {}
-    try:
-        _run(adapter, arguments, failures)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = (
-                f"the disk of {arguments.output} is full. What was written is whole and stays:"
-                " make room and run the same command again"
-            )
-        else:
-            message = str(error)
-        print(f"{program} {arguments.stage}: {message}", file=sys.stderr)
-        return 2
-    except (InputError, ImportError, FloatingPointError) as error:
-        print(f"{program} {arguments.stage}: {error}", file=sys.stderr)
-        return 2
-    finally:
-        for path, why in failures.items():
-            logger.error("failed: %s: %s", path, why)
-    return 1 if failures else 0
+    with reported(failures):
+        code = exit_code(f"{program} {arguments.stage}", lambda: _run(adapter, arguments, failures))
+    return code or int(bool(failures))
 
 
 def _parser(adapter: type[Adapter], program: str, argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -91,7 +75,7 @@ def _parser(adapter: type[Adapter], program: str, argv: Sequence[str]) -> argpar
     return parser
 
 
-def _run(adapter: type[Adapter], arguments: argparse.Namespace, failures: dict[Path, str]) -> None:
+def _run(adapter: type[Adapter], arguments: argparse.Namespace, failures: dict[Path, str]) -> int:
     photos = listed_photos(arguments)
     failures.update(photos.failures)
     names = own_texts(photos.names, arguments)
@@ -100,7 +84,7 @@ def _run(adapter: type[Adapter], arguments: argparse.Namespace, failures: dict[P
     run: Run[Any] = Run(photos._replace(names=names), settings, failures=failures)
     if arguments.stage == "panels":
         _show_panels(run, arguments.count)
-        return
+        return 0
     if arguments.stage == "all":
         stages = adapter.needed(settings)
         _check_given(settings)
@@ -113,7 +97,7 @@ def _run(adapter: type[Adapter], arguments: argparse.Namespace, failures: dict[P
         truths = (item.mask for item in photos.photos if item.mask)
         check_shows_classes(truths, len(photos.names.labels))
     # Imported here: --help should not wait for torch.
-    from vpl_plugin.adapters.worker_pool import WorkerPool
+    from vpl_plugin.worker_pool import WorkerPool
 
     with WorkerPool(settings.workers) as run.pool:
         with joined_ranks(arguments.device) as ranks:
@@ -127,6 +111,7 @@ def _run(adapter: type[Adapter], arguments: argparse.Namespace, failures: dict[P
             for stage in stages:
                 if stage.once and (figures := stage.run(dataclasses.replace(run, ranks=Ranks()))):
                     print(figures)
+    return 0
 
 
 def _show_panels(run: Run[Any], count: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from vpl_plugin.checks import check_count, check_fraction, describe
 from vpl_plugin.errors import InputError
 
-__all__ = ["Difference", "iou_counts", "mean_iou", "paired_difference"]
+__all__ = ["Difference", "iou_counts", "mean_iou", "paired_difference", "percent", "points"]
 
 
 class Difference(NamedTuple):
@@ -129,3 +129,23 @@ def paired_difference(
     tail = (1 - level) / 2
     low, high = differences.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64))
     return Difference(float(mean), float(low), float(high))
+
+
+def percent(miou: float) -> str:
+    """A mIoU of [0, 1] in percent.
+
+    >>> percent(0.4567)
+    '45.7'
+    """
+    return f"{100 * miou:.1f}"
+
+
+def points(difference: Difference) -> str:
+    """A difference of mIoU in points, with its interval.
+
+    >>> points(Difference(0.0412, 0.031, 0.0525))
+    '+4.1 [3.1, 5.2]'
+    """
+    # Adding 0 makes -0.0 a plain 0.0.
+    mean, low, high = (round(100 * value, 1) + 0.0 for value in difference)
+    return f"{mean:+.1f} [{low:.1f}, {high:.1f}]"

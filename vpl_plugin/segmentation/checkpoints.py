@@ -150,7 +150,8 @@ def load_segmenter(path: str | os.PathLike[str], model: ClipModel) -> Segmenter:
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: the file is broken, or the decoder was trained on another encoder.
+        InputError: the file is broken, or the decoder was trained on another encoder, or on other
+            weights of it.
     """
     from safetensors.torch import load_file
 
@@ -162,6 +163,7 @@ def load_segmenter(path: str | os.PathLike[str], model: ClipModel) -> Segmenter:
             f"{key} was {about['encoder'].get(key)!r}, is {encoder[key]!r}" for key in differing
         )
         raise InputError(f"{path} was trained on another encoder ({shown}): load that one")
+    _check_weights(about, model)
     tensors = load_file(path)
     try:
         # Its random start, overwritten at once, must not move the caller's random numbers on.
@@ -184,6 +186,22 @@ def _encoder(model: ClipModel) -> dict[str, Any]:
         "token_width": model.token_width,
         "depth": model.depth,
     }
+
+
+def _check_weights(about: dict[str, Any], model: ClipModel) -> None:
+    """A name alone would let an encoder of other weights through, or of another activation."""
+    noted, own = about["made_by"].get("encoder", {}), model.fingerprint()
+    if noted.get("weights", own["weights"]) != own["weights"]:
+        raise InputError(
+            f"the decoder was trained on other weights than these of {model.name!r}: say which"
+            " with --model and --pretrained"
+        )
+    if noted.get("activation", own["activation"]) != own["activation"]:
+        raise InputError(
+            f"the decoder was trained with {noted['activation']} in the encoder; this one of"
+            f" {model.name!r} has {own['activation']}: say which with --quick-gelu or"
+            " --no-quick-gelu"
+        )
 
 
 def _checked(path: str | os.PathLike[str]) -> Path:

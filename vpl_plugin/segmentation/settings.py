@@ -9,8 +9,16 @@ from vpl_plugin.core.cross_entropy import CROSS_ENTROPIES
 from vpl_plugin.core.rsc import Contrast
 from vpl_plugin.errors import InputError
 
-__all__ = ["PRECISIONS", "TrainingSettings", "default_blocks", "default_scales"]
+__all__ = [
+    "DEFAULT_TEMPERATURE",
+    "PRECISIONS",
+    "TrainingSettings",
+    "default_blocks",
+    "default_scales",
+]
 
+# The paper's tau_I, where prototypes say none.
+DEFAULT_TEMPERATURE = 0.03
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -25,31 +33,43 @@ class TrainingSettings:
     ``mask_stride=1`` are Eq. 14's.
 
     Attributes:
-        blocks: whose tokens the decoder reads, ascending; None for :func:`default_blocks`.
-        width, layers, heads, upsampling, temperature: of the
-            :class:`~vpl_plugin.segmentation.decoder.Decoder`.
+        blocks: blocks whose tokens the decoder reads, from 0, ascending; up to four by default, see
+            :func:`default_blocks`.
+        width: of the decoder's layers.
+        layers: transformer layers of the decoder.
+        heads: of their attention.
+        upsampling: embeddings to a patch and axis.
+        temperature: of the encoder's own features; the prototypes' own by default.
         iterations: steps of the optimizer.
-        batch_size: photos per iteration, over all parts and ranks.
+        batch_size: photos per iteration, over all parts and processes.
         accumulation: parts that a batch is cut into, one after the other in memory. RSC finds its
             negatives, and the balanced cross-entropy its two halves, within a part.
         learning_rate: at the start of the poly schedule.
-        momentum, weight_decay: of SGD.
+        momentum: of SGD.
+        weight_decay: of SGD.
         power: of the poly schedule.
         warmup: iterations in which the learning rate rises to the schedule's.
         clip_norm: the largest norm of the gradient of an iteration.
         crop: side of the crops in pixels, a multiple of the patch size.
-        scales: range of the random scale; from a cache, the scales that are cached. None for
-            :func:`default_scales`.
-        mask_stride: the cross-entropy is taken at every mask_stride-th row and column of the
-            mask. 1 is every pixel; at 4 a patch of 16 pixels a side still has 16 of them, and the
-            loss takes a tenth of the time on a CPU.
-        lambda_ce, lambda_rsc, ce: see :func:`~vpl_plugin.core.vpl_loss.vpl_loss`.
-        tau, activation, detach_masks, centred, least_area: of the contrast, see
+        scales: least and largest random scale, 0.5 2.0 by default; from a cache the scales that are
+            cached, 1 by default.
+        mask_stride: the cross-entropy is taken at every so many rows and columns of the mask. 1 is
+            every pixel; at 4 a patch of 16 pixels a side still has 16 of them, and the loss takes a
+            tenth of the time on a CPU.
+        lambda_ce: weight of the cross-entropy.
+        lambda_rsc: weight of regional semantic contrast, see
+            :func:`~vpl_plugin.core.vpl_loss.vpl_loss`.
+        tau: temperature of regional semantic contrast, see
             :func:`~vpl_plugin.core.rsc.rsc_loss`.
+        activation: of its masks: relu, sigmoid, softmax, present or none.
+        detach_masks: no gradient through its masks.
+        centred: its cosines are about the mean of the batch.
+        least_area: share of a crop that a class's mask must cover to count in it.
+        ce: cross-entropy: plain, Eq. 14's, or balanced, half of it the background's.
         seed: of the decoder's start, the order of the examples and their augmentation.
-        precision: what the decoder computes in: "float32", "bfloat16" or "float16" (the last two
-            by autocast, with a scaled loss for float16); None for bfloat16 on a GPU that has
-            it, float16 on another, float32 on a CPU.
+        precision: what the decoder computes in: float32, bfloat16 or float16 (the last two by
+            autocast, with a scaled loss for float16); by default bfloat16 on a GPU that has it,
+            float16 on another, float32 on a CPU.
 
     Raises:
         InputError: a setting is out of range.
@@ -65,7 +85,7 @@ class TrainingSettings:
     layers: int = 3
     heads: int = 8
     upsampling: int = 1
-    temperature: float = 0.03
+    temperature: float | None = None
     iterations: int = 30_000
     batch_size: int = 6
     accumulation: int = 1
@@ -102,8 +122,10 @@ class TrainingSettings:
             "mask_stride",
         ]:
             check_count(name, getattr(self, name))
-        for name in ("temperature", "learning_rate", "power", "clip_norm"):
+        for name in ("learning_rate", "power", "clip_norm"):
             check_positive(name, getattr(self, name))
+        if self.temperature is not None:
+            check_positive("temperature", self.temperature)
         for name in ("momentum", "weight_decay", "warmup", "lambda_ce", "lambda_rsc", "seed"):
             check_not_negative(name, getattr(self, name))
         if self.momentum >= 1:

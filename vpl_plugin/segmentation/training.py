@@ -40,7 +40,12 @@ from vpl_plugin.segmentation.resizing import resize_maps
 from vpl_plugin.segmentation.sampler import PartSampler
 from vpl_plugin.segmentation.samples import CachedSamples, PhotoSamples, Sample
 from vpl_plugin.segmentation.schedule import poly_learning_rate
-from vpl_plugin.segmentation.settings import TrainingSettings, default_blocks, default_scales
+from vpl_plugin.segmentation.settings import (
+    DEFAULT_TEMPERATURE,
+    TrainingSettings,
+    default_blocks,
+    default_scales,
+)
 from vpl_plugin.segmentation.training_state import TrainingState
 
 __all__ = ["DECODER_FILE", "STATE_FILE", "TrainingSettings", "decoder_loss", "train_decoder"]
@@ -119,7 +124,11 @@ def train_decoder(
     blocks = check_blocks(settings.blocks or default_blocks(model.depth), model.depth)
     scales = settings.scales or default_scales(cached=cache is not None)
     settings = replace(
-        settings, blocks=blocks, scales=scales, precision=_precision(settings, model.device)
+        settings,
+        blocks=blocks,
+        scales=scales,
+        temperature=settings.temperature or prototypes.temperature or DEFAULT_TEMPERATURE,
+        precision=_precision(settings, model.device),
     )
     _check_fit(model, settings, ranks)
     classes, num_foreground = prototypes.class_names, prototypes.num_foreground
@@ -395,7 +404,7 @@ def _new_decoder(model: ClipModel, prototypes: Prototypes, settings: TrainingSet
             layers=settings.layers,
             heads=settings.heads,
             upsampling=settings.upsampling,
-            temperature=settings.temperature,
+            temperature=settings.temperature or DEFAULT_TEMPERATURE,
         )
 
 

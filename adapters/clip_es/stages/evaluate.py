@@ -27,7 +27,6 @@ from vpl_plugin.adapters.clip_es.settings import Settings
 from vpl_plugin.adapters.clip_es.stage_files import StoredSeeds, read_cams, read_seeds
 from vpl_plugin.adapters.photos.photo_set import SetPhoto, frequent_reasons
 from vpl_plugin.adapters.pipeline.run import Estimate, Run, Stage
-from vpl_plugin.adapters.worker_pool import run_jobs
 from vpl_plugin.atomic_files import whole_file
 from vpl_plugin.errors import InputError
 from vpl_plugin.localization.bootstrap import iou_counts
@@ -37,6 +36,7 @@ from vpl_plugin.localization.mask_files import IGNORE_INDEX, read_mask
 from vpl_plugin.localization.photo_counts import PHOTO_COUNTS, write_photo_counts
 from vpl_plugin.prototypes import Prototypes
 from vpl_plugin.results import Results, digest, made_from
+from vpl_plugin.worker_pool import run_jobs
 
 __all__ = ["Evaluate", "evaluate", "scored_inputs"]
 

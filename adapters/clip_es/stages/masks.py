@@ -17,7 +17,6 @@ from vpl_plugin.adapters.clip_es.settings import Settings
 from vpl_plugin.adapters.clip_es.stage_files import read_cams
 from vpl_plugin.adapters.photos.photo_set import SetPhoto
 from vpl_plugin.adapters.pipeline.run import Estimate, Run, Stage
-from vpl_plugin.adapters.worker_pool import run_jobs
 from vpl_plugin.clip.out_of_memory import noted
 from vpl_plugin.clip.preprocess import open_photo
 from vpl_plugin.errors import InputError
@@ -25,6 +24,7 @@ from vpl_plugin.localization.crf import clip_es_photo, dense_crf, reference_back
 from vpl_plugin.localization.mask_files import IGNORE_INDEX, write_mask
 from vpl_plugin.localization.seeds import background_score, cams_to_labels, resize_cams
 from vpl_plugin.results import Results, made_from
+from vpl_plugin.worker_pool import run_jobs
 
 __all__ = ["MaskJob", "Masks", "make_mask"]
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vpl_plugin.adapters.clip_es import DEFAULT_ANCHOR
 from vpl_plugin.atomic_files import whole_file
-from vpl_plugin.cli.ablation_tables import TEXT, Measurements, Setting, percent, points
-from vpl_plugin.localization.bootstrap import mean_iou, paired_difference
+from vpl_plugin.experiments.ablation.measured import Measured
+from vpl_plugin.experiments.ablation.settings import TEXT, Setting
+from vpl_plugin.localization.bootstrap import mean_iou, paired_difference, percent, points
 
 __all__ = ["curve_settings", "drawn_photos", "markdown", "save_figure"]
 
@@ -55,7 +56,7 @@ def drawn_photos(setting: Setting, train_photos: int) -> list[int]:
     return sorted(torch.randperm(train_photos, generator=generator)[: setting.photos].tolist())
 
 
-def markdown(train_photos: int, measured: Measurements) -> str:
+def markdown(train_photos: int, measured: Measured) -> str:
     """The curve as tables; sizes that are not measured yet are left out."""
     prior = f"lambda = {ANCHORS[1]:g}"
     lines = [
@@ -92,7 +93,7 @@ def markdown(train_photos: int, measured: Measurements) -> str:
     return "\n".join([*lines, ""])
 
 
-def save_figure(path: Path, train_photos: int, measured: Measurements) -> None:
+def save_figure(path: Path, train_photos: int, measured: Measured) -> None:
     """Writes one PNG: mIoU against the number of photos, on val and on those learned from.
 
     Args:
@@ -158,7 +159,7 @@ def _draws(size: int, train_photos: int, anchor: float) -> list[Setting]:
     return [Setting(anchor=anchor, photos=size, draw=draw) for draw in range(DRAWS[size])]
 
 
-def _point(size: int, train_photos: int, split: str, measured: Measurements) -> Point | None:
+def _point(size: int, train_photos: int, split: str, measured: Measured) -> Point | None:
     by_anchor = [_draws(size, train_photos, anchor) for anchor in ANCHORS]
     if any(measured.row(setting) is None for setting in (TEXT, *by_anchor[0], *by_anchor[1])):
         return None
@@ -175,7 +176,7 @@ def _point(size: int, train_photos: int, split: str, measured: Measurements) -> 
     )
 
 
-def _on_val(size: int, train_photos: int, measured: Measurements) -> list[Tensor]:
+def _on_val(size: int, train_photos: int, measured: Measured) -> list[Tensor]:
     """(photos, 3, C) of text prototypes, then (draws, photos, 3, C) for each of ANCHORS."""
     return [
         measured.counts(TEXT, "val", "refined"),

@@ -9,8 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from vpl_plugin.adapters.worker_pool import run_jobs
-from vpl_plugin.cli.inference_options import InferenceSettings
 from vpl_plugin.clip.out_of_memory import noted
 from vpl_plugin.clip.preprocess import open_photo
 from vpl_plugin.localization.crf import dense_crf
@@ -18,6 +16,8 @@ from vpl_plugin.localization.mask_files import write_mask
 from vpl_plugin.results import made_from, photo_digest
 from vpl_plugin.segmentation.checkpoints import Segmenter
 from vpl_plugin.segmentation.inference import Views, most_likely, photo_views, probabilities
+from vpl_plugin.segmentation.inference_settings import InferenceSettings
+from vpl_plugin.worker_pool import run_jobs
 
 __all__ = ["Target", "Wanted", "crf_labels", "write_predictions"]
 

@@ -11,7 +11,7 @@ from vpl_plugin.adapters.clip_es.settings import PROTOTYPES, Settings
 from vpl_plugin.adapters.clip_es.stages import CAMs, Learn, Masks, Seeds
 from vpl_plugin.adapters.clip_es.stages.evaluate import evaluate, scored_inputs
 from vpl_plugin.adapters.pipeline.run import Run
-from vpl_plugin.adapters.worker_pool import WorkerPool
+from vpl_plugin.worker_pool import WorkerPool
 
 __all__ = ["Phase1", "run_phase1"]
 

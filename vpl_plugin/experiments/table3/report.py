@@ -7,8 +7,7 @@ from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from vpl_plugin.cli.ablation_tables import points
-from vpl_plugin.localization.bootstrap import Difference
+from vpl_plugin.localization.bootstrap import Difference, points
 
 __all__ = ["Row", "markdown", "table_rows"]
 
@@ -79,7 +78,7 @@ def markdown(
         decoders: the same.
         seeds: of the decoders, in their order.
         about: a line on data and settings.
-        differences: of :func:`~vpl_plugin.cli.table3_intervals.row_differences`.
+        differences: of :func:`~vpl_plugin.experiments.table3.intervals.row_differences`.
     """
     rows = table_rows(phase1, decoders)
     lines = [

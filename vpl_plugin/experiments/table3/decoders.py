@@ -16,17 +16,17 @@ from tqdm import tqdm
 
 from vpl_plugin.adapters.datasets import PhotoSet, SetPhoto
 from vpl_plugin.atomic_files import whole_file
-from vpl_plugin.cli.inference_options import InferenceSettings
-from vpl_plugin.cli.mask_scores import score_masks
-from vpl_plugin.cli.predictions import Target, Wanted, write_predictions
 from vpl_plugin.clip import open_photo
 from vpl_plugin.clip.out_of_memory import noted
 from vpl_plugin.errors import InputError
 from vpl_plugin.localization import read_mask
+from vpl_plugin.localization.mask_scores import score_masks
 from vpl_plugin.localization.photo_counts import PHOTO_COUNTS, write_photo_counts
 from vpl_plugin.results import Results
 from vpl_plugin.segmentation.checkpoints import Segmenter
 from vpl_plugin.segmentation.compactness import compactness
+from vpl_plugin.segmentation.inference_settings import InferenceSettings
+from vpl_plugin.segmentation.predictions import Target, Wanted, write_predictions
 from vpl_plugin.segmentation.regions import region_embeddings
 from vpl_plugin.segmentation.training import DECODER_FILE
 

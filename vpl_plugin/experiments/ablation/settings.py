@@ -1,4 +1,4 @@
-"""The settings of ``vpl ablate``, and its tables beside the paper's."""
+"""The settings of ``vpl ablate``, a way to make prototypes and CAMs each, and its tables."""
 
 from __future__ import annotations
 
@@ -6,24 +6,10 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from torch import Tensor
 
 from vpl_plugin.adapters.clip_es import DEFAULT_ANCHOR
-from vpl_plugin.localization.bootstrap import Difference, paired_difference
 
-__all__ = [
-    "DEFAULT",
-    "TABLES",
-    "TEXT",
-    "Measurements",
-    "Setting",
-    "Table",
-    "markdown",
-    "percent",
-    "points",
-]
+__all__ = ["DEFAULT", "TABLES", "TEXT", "Setting", "Table"]
 
 LOGIT_SCALE_TEMPERATURE = 0.01
 
@@ -83,21 +69,6 @@ class Setting:
         if self.temperature is None and self.prototypes == "vision":
             return self.tau_I
         return self.temperature
-
-
-class Measurements(Protocol):
-    """What was measured so far."""
-
-    def row(self, setting: Setting) -> dict[str, Any] | None:
-        """The figures of a setting, or None."""
-        ...
-
-    def counts(self, setting: Setting, split: str, kind: str) -> Tensor:
-        """(photos, 3, C) of :func:`~vpl_plugin.localization.iou_counts`.
-
-        ``split`` is "train", "val" or "learned"; ``kind`` is "raw" or "refined".
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -229,76 +200,3 @@ TABLES: dict[str, Table] = {
         (Setting(seed=2), None),
     ),
 }
-
-
-def markdown(table: Table, measured: Measurements) -> str:
-    """The table in Markdown; rows without a result yet hold dashes.
-
-    Args:
-        table: the settings.
-        measured: what was measured so far.
-
-    Returns:
-        Heading and table: mIoU in percent; its differences with their 95 % intervals over photos,
-        to the text prototypes and to the default.
-    """
-    lines = [
-        f"### {table.title}",
-        "",
-        "| | val raw | val refined | to text | to the default | train raw | train refined"
-        " | to text | gap | loss | passes | paper |",
-        f"|{'---|' * 12}",
-    ]
-    for setting, paper in zip(table.rows, table.paper, strict=True):
-        cells = _cells(setting, measured)
-        lines.append(f"| {table.label(setting)} | {' | '.join(cells)} | {paper or ''} |")
-    return "\n".join([*lines, ""])
-
-
-def _cells(setting: Setting, measured: Measurements) -> list[str]:
-    result = measured.row(setting)
-    if result is None:
-        return ["-"] * 10
-    train, val = result["scores"]["train"], result["scores"]["val"]
-    loss = f"{result['loss']:.4f}" if "loss" in result else ""
-    return [
-        percent(val["raw"]),
-        percent(val["refined"]),
-        _difference(setting, TEXT, "val", measured),
-        _difference(setting, DEFAULT, "val", measured),
-        percent(train["raw"]),
-        percent(train["refined"]),
-        _difference(setting, TEXT, "train", measured),
-        f"{train['gap']:.3f}",
-        loss,
-        str(result.get("passes", "")),
-    ]
-
-
-def _difference(setting: Setting, base: Setting, split: str, measured: Measurements) -> str:
-    if setting == base or measured.row(base) is None:
-        return ""
-    found = paired_difference(
-        measured.counts(setting, split, "refined"), measured.counts(base, split, "refined")
-    )
-    return points(found)
-
-
-def percent(miou: float) -> str:
-    """A mIoU of [0, 1] in percent.
-
-    >>> percent(0.4567)
-    '45.7'
-    """
-    return f"{100 * miou:.1f}"
-
-
-def points(difference: Difference) -> str:
-    """A difference of mIoU in points, with its interval.
-
-    >>> points(Difference(0.0412, 0.031, 0.0525))
-    '+4.1 [3.1, 5.2]'
-    """
-    # Adding 0 makes -0.0 a plain 0.0.
-    mean, low, high = (round(100 * value, 1) + 0.0 for value in difference)
-    return f"{mean:+.1f} [{low:.1f}, {high:.1f}]"

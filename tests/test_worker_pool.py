@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vpl_plugin.adapters.worker_pool import WorkerPool, run_jobs
+from vpl_plugin.worker_pool import WorkerPool, run_jobs
 
 
 def test_results_and_errors_come_back_with_their_jobs() -> None:

@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from vpl_plugin.adapters.clip_es.stage_files import read_cams
 from vpl_plugin.adapters.datasets import SetPhoto
-from vpl_plugin.cli.table3_decoders import mask_of
-from vpl_plugin.cli.table3_phase1 import Phase1
 from vpl_plugin.clip import open_photo
 from vpl_plugin.errors import InputError
+from vpl_plugin.experiments.table3.decoders import mask_of
+from vpl_plugin.experiments.table3.phase1 import Phase1
 from vpl_plugin.localization import cams_to_labels, read_mask, resize_cams
 from vpl_plugin.plots.panels import save_panel
 from vpl_plugin.results import Results

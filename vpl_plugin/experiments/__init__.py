@@ -1,0 +1,1 @@
+"""What measures the method: the demo, the ablations, Table 3."""

@@ -1,0 +1,1 @@
+"""Text against vision prototypes on photographs that packages ship."""

@@ -1,0 +1,1 @@
+"""What a trained decoder does on a user's photos, from listing them to files and scores."""
