@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,11 @@ from vpl_plugin.segmentation.inference_settings import InferenceSettings
 from vpl_plugin.segmentation.predictions import Target, Wanted, write_predictions
 from vpl_plugin.segmentation.settings import TrainingSettings
 from vpl_plugin.segmentation.training import train_decoder
+
+OF_RSC = (
+    *("lambda_rsc", "tau", "activation", "detach_masks"),
+    *("centred", "least_area", "rsc_labels"),
+)
 
 
 def misname(
@@ -112,9 +118,15 @@ def main() -> None:
         source = arguments.table3 / "train/vision/masks"
         done = misname(train.photos, len(labels), share, source, beds[name])
         print(f"{name}: {done} of {len(train.photos)} train photos", flush=True)
-    weight = settings_of(arguments, TrainingSettings).lambda_rsc
-    if not weight:
+    with_rsc = settings_of(arguments, TrainingSettings)
+    if not with_rsc.lambda_rsc:
         raise SystemExit("--lambda-rsc must be above 0: it is the weight of RSC where there is RSC")
+    # So that the decoders without RSC serve runs with any options of it.
+    literal = {name: getattr(TrainingSettings, name) for name in OF_RSC}
+    kinds = {
+        "ce": replace(with_rsc, **{**literal, "lambda_rsc": 0.0}),
+        "_".join(["rsc", *(f"{getattr(with_rsc, name)}" for name in OF_RSC)]): with_rsc,
+    }
     print("\n| masks | CE | CE + RSC | difference |\n|---|---|---|---|", flush=True)
     for name, masks in beds.items():
         examples = list_examples(
@@ -124,21 +136,15 @@ def main() -> None:
             classes={item.name: item.classes for item in train.photos},
         )
         sides = []
-        for with_rsc in (False, True):
+        for kind, settings in kinds.items():
             runs = []
             for seed in arguments.seeds:
-                kind = f"rsc_{weight:g}" if with_rsc else "ce"
                 folder = arguments.output / name.replace(" ", "_") / f"{kind}_seed{seed}"
                 segmenter = train_decoder(
                     model,
                     examples,
                     prototypes,
-                    settings_of(
-                        arguments,
-                        TrainingSettings,
-                        seed=seed,
-                        lambda_rsc=weight if with_rsc else 0.0,
-                    ),
+                    replace(settings, seed=seed),
                     folder,
                     cache=arguments.table3 / "cache",
                 )

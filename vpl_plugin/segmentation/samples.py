@@ -33,7 +33,7 @@ class Sample(NamedTuple):
     Attributes:
         source: the photo, (crop, crop, 3) uint8, or its tokens, (levels, h * w, C) float16.
         mask: (crop, crop) uint8.
-        labels: (F,) bool, the classes present.
+        labels: (F,) bool, the classes that count in RSC.
         inside: (h, w) bool, the patches that show the photo, and not padding.
     """
 
@@ -43,7 +43,9 @@ class Sample(NamedTuple):
     inside: Tensor
 
 
-def crop_labels(mask: np.ndarray, classes: Sequence[int], num_foreground: int) -> np.ndarray:
+def crop_labels(
+    mask: np.ndarray, classes: Sequence[int], num_foreground: int, *, rsc_labels: str = "crop"
+) -> np.ndarray:
     """The classes present in a crop: the photo's, as far as the crop's pseudo-mask shows them.
 
     A class that was cropped away must not be pulled to its prototype, and one that the photo is
@@ -53,6 +55,7 @@ def crop_labels(mask: np.ndarray, classes: Sequence[int], num_foreground: int) -
         mask: of the crop.
         classes: of the whole photo, from 0.
         num_foreground: F.
+        rsc_labels: "crop"; or "photo" for all of the photo's classes.
 
     Returns:
         (F,) bool.
@@ -61,10 +64,11 @@ def crop_labels(mask: np.ndarray, classes: Sequence[int], num_foreground: int) -
         >>> crop_labels(np.array([[0, 1], [3, 255]], np.uint8), classes=[0, 1], num_foreground=3)
         array([ True, False, False])
     """
-    shown = np.bincount(mask.ravel(), minlength=256)[1 : 1 + num_foreground] > 0
     known = np.zeros(num_foreground, bool)
     known[list(classes)] = True
-    return shown & known
+    if rsc_labels == "photo":
+        return known
+    return known & (np.bincount(mask.ravel(), minlength=256)[1 : 1 + num_foreground] > 0)
 
 
 def inside_patches(rows: Window, columns: Window, side: int, patch: int) -> Tensor:
@@ -104,10 +108,11 @@ class PhotoSamples(Dataset[Sample]):
         patch_size: int,
         scales: tuple[float, float],
         seed: int,
+        rsc_labels: str = "crop",
     ) -> None:
         self._examples, self._num_foreground = examples, num_foreground
         self._crop, self._patch_size = crop, patch_size
-        self._scales, self._seed = scales, seed
+        self._scales, self._seed, self._rsc_labels = scales, seed, rsc_labels
 
     def __getitem__(self, draw: Draw) -> Sample:
         example = self._examples[draw.example]
@@ -116,7 +121,9 @@ class PhotoSamples(Dataset[Sample]):
             mask.shape, draw.generator(self._seed), crop=self._crop, scales=self._scales
         )
         photo, mask = cut_out(np.asarray(open_photo(example.photo)), mask, crop)
-        labels = crop_labels(mask, example.classes, self._num_foreground)
+        labels = crop_labels(
+            mask, example.classes, self._num_foreground, rsc_labels=self._rsc_labels
+        )
         inside = inside_patches(crop.rows, crop.columns, self._crop, self._patch_size)
         return Sample(
             torch.from_numpy(photo),
@@ -141,6 +148,7 @@ class CachedSamples(Dataset[Sample]):
         crop: int,
         patch_size: int,
         seed: int,
+        rsc_labels: str = "crop",
     ) -> None:
         # Not the cache itself, which holds the model: this goes to the loader's processes.
         self._files: list[list[Path]] = [
@@ -149,6 +157,7 @@ class CachedSamples(Dataset[Sample]):
         self._views: tuple[View, ...] = cache.views
         self._examples, self._num_foreground = examples, num_foreground
         self._patches, self._patch_size, self._seed = crop // patch_size, patch_size, seed
+        self._rsc_labels = rsc_labels
 
     def __getitem__(self, draw: Draw) -> Sample:
         rng = draw.generator(self._seed)
@@ -177,7 +186,9 @@ class CachedSamples(Dataset[Sample]):
             (height * self._patch_size, width * self._patch_size),
             (pixels, pixels),
         )
-        present = crop_labels(labels, example.classes, self._num_foreground)
+        present = crop_labels(
+            labels, example.classes, self._num_foreground, rsc_labels=self._rsc_labels
+        )
         return Sample(
             torch.from_numpy(tokens).flatten(1, 2),
             torch.from_numpy(labels),

@@ -19,6 +19,7 @@ __all__ = [
 
 # The paper's tau_I, where prototypes say none.
 DEFAULT_TEMPERATURE = 0.03
+RSC_LABELS = ("crop", "photo")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -65,6 +66,8 @@ class TrainingSettings:
         detach_masks: no gradient through its masks.
         centred: its cosines are about the mean of the batch.
         least_area: share of a crop that a class's mask must cover to count in it.
+        rsc_labels: the classes that count in RSC: those of the photo that the crop's pseudo-mask
+            shows (crop), or all of the photo's (photo), for pseudo-masks that name wrong classes.
         ce: cross-entropy: plain, Eq. 14's, or balanced, half of it the background's.
         seed: of the decoder's start, the order of the examples and their augmentation.
         precision: what the decoder computes in: float32, bfloat16 or float16 (the last two by
@@ -105,6 +108,7 @@ class TrainingSettings:
     detach_masks: bool = False
     centred: bool = True
     least_area: float = 0.0
+    rsc_labels: str = "crop"
     ce: str = "balanced"
     seed: int = 0
     precision: str | None = None
@@ -137,6 +141,7 @@ class TrainingSettings:
         Contrast(
             self.tau, self.activation, self.detach_masks, self.centred, self.least_area
         ).check()
+        check_choice("rsc_labels", self.rsc_labels, RSC_LABELS)
         check_choice("ce", self.ce, CROSS_ENTROPIES)
         if self.precision is not None:
             check_choice("precision", self.precision, PRECISIONS)

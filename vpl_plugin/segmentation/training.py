@@ -381,6 +381,7 @@ def _samples(
             crop=settings.crop,
             patch_size=model.patch_size,
             seed=settings.seed,
+            rsc_labels=settings.rsc_labels,
         )
     least, largest = scales
     return PhotoSamples(
@@ -390,6 +391,7 @@ def _samples(
         patch_size=model.patch_size,
         scales=(least, largest),
         seed=settings.seed,
+        rsc_labels=settings.rsc_labels,
     )
 
 
