@@ -122,9 +122,9 @@ def main() -> None:
     if not with_rsc.lambda_rsc:
         raise SystemExit("--lambda-rsc must be above 0: it is the weight of RSC where there is RSC")
     # So that the decoders without RSC serve runs with any options of it.
-    literal = {name: getattr(TrainingSettings, name) for name in OF_RSC}
+    defaults = {name: getattr(TrainingSettings, name) for name in OF_RSC}
     kinds = {
-        "ce": replace(with_rsc, **{**literal, "lambda_rsc": 0.0}),
+        "ce": replace(with_rsc, **{**defaults, "lambda_rsc": 0.0}),
         "_".join(["rsc", *(f"{getattr(with_rsc, name)}" for name in OF_RSC)]): with_rsc,
     }
     print("\n| masks | CE | CE + RSC | difference |\n|---|---|---|---|", flush=True)
