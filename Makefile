@@ -12,7 +12,7 @@ MAKE_VENV = $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --
 INSTALL = $(BIN)/python -m pip install --quiet
 endif
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs bench gpu clean
 
 demo: $(STAMP)
 	$(BIN)/vpl demo --output vpl_demo
@@ -37,6 +37,12 @@ docs: $(VENV)/.docs
 bench: $(STAMP)
 	$(BIN)/python benchmarks/solvers.py
 	$(BIN)/python benchmarks/localization.py
+
+gpu: $(STAMP)
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' \
+		|| { echo "there is no CUDA device here; what runs on a CPU: make test, make bench" >&2; exit 1; }
+	$(BIN)/python -m pytest -m cuda
+	$(BIN)/python benchmarks/gpu.py --output docs/gpu.md
 
 $(VENV)/.docs: $(STAMP)
 	$(INSTALL) --editable '.[docs]'
