@@ -45,7 +45,10 @@ class DataSet(ABC):
     @staticmethod
     @abstractmethod
     def of_split(split: str) -> Mapping[str, str]:
-        """The options of ``photos`` that name a split, as ``--train`` and ``--val`` have it."""
+        """The options of ``photos`` that name a split, as ``--train`` and ``--val`` have it.
+
+        The docstring of a data set's own is the help of ``--train``: what names a split.
+        """
 
 
 logger = logging.getLogger(__name__)

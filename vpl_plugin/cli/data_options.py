@@ -14,18 +14,13 @@ if TYPE_CHECKING:
     from vpl_plugin.adapters.photos.photo_set import PhotoSet
 
 __all__ = [
-    "SPLIT_HELP",
     "add_data_arguments",
     "data_source",
     "listed_photos",
+    "split_help",
     "split_photos",
 ]
 
-SPLIT_HELP = (
-    "VOC: split file, or the name of a list in ImageSets/Segmentation; COCO: folder of photos,"
-    " with FOLDER:LIST those of a label list as CLIP-ES has it; folder: a CSV with the header"
-    " photo,labels"
-)
 # What these name goes into the digest of each photo's results, not into a run's settings.
 PER_PHOTO = ("split", "labels", "masks", "instances")
 
@@ -56,6 +51,15 @@ def add_data_arguments(
         add_options(parser, data_set.photos, leave_out=("root", *own))
 
 
+def split_help(argv: Sequence[str]) -> str:
+    """How the data set that the arguments name has its splits named."""
+    chosen = _chosen(argv)
+    if chosen is None:
+        return "--dataset NAME -h says how it is named"
+    about = (DATASETS[chosen].of_split.__doc__ or "").rstrip(".")
+    return about[:1].lower() + about[1:]
+
+
 def listed_photos(arguments: argparse.Namespace) -> PhotoSet:
     """The photos that the options name.
 
@@ -71,7 +75,7 @@ def split_photos(arguments: argparse.Namespace, split: str, masks: str | None) -
 
     Args:
         arguments: of :func:`add_data_arguments`.
-        split: as SPLIT_HELP says.
+        split: as the data set's ``of_split`` takes it.
         masks: folder of the ground truth; None for the data set's own, if it has one.
 
     Raises:

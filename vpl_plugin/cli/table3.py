@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vpl_plugin.adapters.pipeline.options import add_options, settings_of
-from vpl_plugin.cli.data_options import SPLIT_HELP, add_data_arguments, data_source, split_photos
+from vpl_plugin.cli.data_options import add_data_arguments, data_source, split_help, split_photos
 from vpl_plugin.cli.model_options import add_model_arguments, load_model
 from vpl_plugin.cli.outcome import reported
 from vpl_plugin.cli.text_options import add_text_arguments, changed_texts, own_texts
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] = ()) -> 
     data = parser.add_argument_group("data")
     add_data_arguments(data, argv, splits=True)
     data.add_argument(
-        "--train", required=True, help=f"split for prototypes and decoders. {SPLIT_HELP}"
+        "--train", required=True, help=f"split for prototypes and decoders: {split_help(argv)}"
     )
     data.add_argument("--val", required=True, help="split that the rows are scored on")
     data.add_argument("--masks", help="folder of ground-truth PNGs (default: the data set's)")

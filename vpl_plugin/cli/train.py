@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vpl_plugin.adapters.pipeline.options import add_options, given_options, settings_of
-from vpl_plugin.cli.data_options import SPLIT_HELP, add_data_arguments, split_photos
+from vpl_plugin.cli.data_options import add_data_arguments, split_help, split_photos
 from vpl_plugin.cli.model_options import add_model_arguments, load_model
 from vpl_plugin.cli.outcome import reported
 from vpl_plugin.distributed import Ranks, joined_ranks
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] = ()) -> 
     """The options of ``vpl train``."""
     data = parser.add_argument_group("data")
     add_data_arguments(data, argv, splits=True)
-    data.add_argument("--train", required=True, help=f"split to train on. {SPLIT_HELP}")
+    data.add_argument("--train", required=True, help=f"split to train on: {split_help(argv)}")
     data.add_argument(
         "--masks", type=Path, required=True, help="folder of pseudo-masks, NAME.png per photo"
     )
