@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from vpl_plugin.adapters.clip_es.encoding import EncodedPhoto
-from vpl_plugin.clip.model import ClipModel
+from vpl_plugin.clip.model import ClipModel, VisionTokens
 from vpl_plugin.localization.affinity import mean_attention, refine_cams
 from vpl_plugin.localization.gradcam import grad_cam
 from vpl_plugin.prototypes import Prototypes
 
-__all__ = ["CAMStep", "PhotoCAMs", "batch_cams", "photo_cams"]
+__all__ = ["CAMStep", "PhotoCAMs", "batch_cams", "photo_cams", "token_cams"]
 
 
 class PhotoCAMs(NamedTuple):
@@ -105,6 +105,41 @@ def batch_cams(
         [(1, 2, 3), (2, 2, 3)]
     """
     tokens = model.tokens_before_last_block(pixels, position_dtype=position_dtype)
+    return token_cams(
+        model, tokens, classes, prototypes, box_threshold=box_threshold, cam_step=cam_step
+    )
+
+
+def token_cams(
+    model: ClipModel,
+    tokens: VisionTokens,
+    classes: Sequence[Sequence[int]],
+    prototypes: Prototypes,
+    *,
+    box_threshold: float = 0.4,
+    cam_step: CAMStep | None = None,
+) -> list[tuple[PhotoCAMs, Tensor]]:
+    """What :func:`batch_cams` does after all blocks but the last.
+
+    Args:
+        model: the frozen CLIP model.
+        tokens: of B photos, with the attention of the earlier blocks.
+        classes: see :func:`batch_cams`.
+        prototypes: see :func:`batch_cams`.
+        box_threshold: see :func:`photo_cams`.
+        cam_step: see :func:`batch_cams`.
+
+    Returns:
+        For each photo its CAMs and its features (h * w, D), unit rows.
+
+    Example:
+        >>> from vpl_plugin.clip import VOC, class_prototypes, load_clip
+        >>> model = load_clip("mini", device="cpu")
+        >>> tokens = model.tokens_before_last_block(torch.zeros(1, 3, 32, 48))
+        >>> ((cams, features),) = token_cams(model, tokens, [[0]], class_prototypes(model, VOC))
+        >>> cams.refined.shape, features.shape
+        (torch.Size([1, 2, 3]), torch.Size([6, 256]))
+    """
     output = grad_cam(model, tokens, prototypes, classes)
     attention = mean_attention(tokens.attention, output.attention)
     refined = refine_cams(output.cams, attention, threshold=box_threshold)

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vpl_plugin.adapters.clip_es.cams import batch_cams
+from vpl_plugin.adapters.clip_es.cams import token_cams
+from vpl_plugin.adapters.clip_es.kept_tokens import kept_bytes
 from vpl_plugin.adapters.clip_es.photo_grid import photo_grid
 from vpl_plugin.adapters.clip_es.settings import Settings
 from vpl_plugin.adapters.photos.photo_set import PhotoSet, SetPhoto
@@ -19,6 +20,7 @@ from vpl_plugin.clip.model import ClipModel
 from vpl_plugin.clip.preprocess import BrokenPhotoError
 from vpl_plugin.localization.crf import dense_crf
 from vpl_plugin.prototypes import Prototypes
+from vpl_plugin.results import Results
 
 __all__ = ["Costs"]
 
@@ -37,6 +39,7 @@ class Costs:
         self._run = run
         self._model = run.encoder
         self._sample = _sample(run.photos.photos, self._model.patch_size)
+        self._kept: set[str] = set()
 
     @cached_property
     def pixels(self) -> float:
@@ -61,6 +64,14 @@ class Costs:
         """Pixels per photo, on average."""
         return self.pixels * self._model.patch_size**2
 
+    @cached_property
+    def token_bytes(self) -> float:
+        """What the kept tokens of a photo take, on average."""
+        width, dtype = self._model.token_width, self._model.dtype
+        # Not of the mean size: it grows with the square of the patches.
+        sizes = [kept_bytes(grid[0] * grid[1], width, dtype) for _, grid in self._sample]
+        return float(np.mean(sizes)) if sizes else 0.0
+
     @property
     def rows(self) -> int:
         """How many prototypes there are."""
@@ -68,9 +79,25 @@ class Costs:
         return len(names.labels) + len(names.background)
 
     @cached_property
-    def seconds_per_photo(self) -> float:
-        """Through the encoder, GradCAM and affinity."""
-        return _time_encoder(self._model, self._sample, self._run.photos)
+    def seconds_per_photo(self) -> tuple[float, float]:
+        """Through all blocks but the last; through what follows, GradCAM and affinity included."""
+        return _time_photo(self._model, self._sample, self._run.photos)
+
+    def localisation(self, photos: Sequence[SetPhoto]) -> tuple[float, float]:
+        """What a stage takes to localise these photos.
+
+        Returns:
+            Bytes of the tokens that it keeps, and seconds. What an earlier stage of this estimate
+            keeps is read.
+        """
+        encode, localise = self.seconds_per_photo
+        names = {item.name for item in photos}
+        if not self._run.settings.keep_tokens:
+            return 0.0, len(names) * (encode + localise)
+        kept = Results(self._run.settings.tokens)
+        new = {name for name in names - self._kept if not kept.file(name).exists()}
+        self._kept |= new
+        return len(new) * self.token_bytes, len(new) * encode + len(names) * localise
 
     @cached_property
     def crf_seconds_per_photo(self) -> float:
@@ -96,12 +123,12 @@ def _sample(photos: Sequence[SetPhoto], patch_size: int) -> list[tuple[SetPhoto,
     return found
 
 
-def _time_encoder(
+def _time_photo(
     model: ClipModel, sample: Sequence[tuple[SetPhoto, tuple[int, int]]], photos: PhotoSet
-) -> float:
-    """Seconds for the median photo, as a batch of one."""
+) -> tuple[float, float]:
+    """Seconds for the median photo, as a batch of one: see ``Costs.seconds_per_photo``."""
     if not sample:
-        return 0.0
+        return 0.0, 0.0
     by_size = sorted(sample, key=lambda entry: entry[1][0] * entry[1][1])
     item, grid = by_size[len(by_size) // 2]
     shape = (1, 3, grid[0] * model.patch_size, grid[1] * model.patch_size)
@@ -111,20 +138,23 @@ def _time_encoder(
     prototypes = Prototypes(
         torch.randn(rows, model.embed_dim, generator=generator), photos.names.labels
     ).to(model.device)
-    seconds = 0.0
+    encoded = localised = 0.0
     # The first run warms up.
     for _ in range(2):
         start = time.perf_counter()
-        cams = batch_cams(
+        tokens = model.tokens_before_last_block(blank)
+        tokens.tokens.cpu()
+        encoded = time.perf_counter() - start
+        cams = token_cams(
             model,
-            blank,
+            tokens,
             [item.classes],
             prototypes,
             box_threshold=photos.names.box_threshold,
         )
         cams[0][0].refined.cpu()
-        seconds = time.perf_counter() - start
-    return seconds
+        localised = time.perf_counter() - start - encoded
+    return encoded, localised
 
 
 def _time_crf(pixels: float, classes: float, patch_size: int) -> float:

@@ -20,7 +20,7 @@ from vpl_plugin.adapters.clip_es.stages import photo_batches
 from vpl_plugin.adapters.clip_es.stages.photo_batches import plan_batches
 from vpl_plugin.adapters.datasets import PhotoSet, SetPhoto, folder_photos, voc_photos
 from vpl_plugin.adapters.pipeline.run import Run
-from vpl_plugin.clip import VOC, ClipModel, class_prototypes, open_photo
+from vpl_plugin.clip import VOC, ClipModel, VisionTokens, class_prototypes, open_photo
 from vpl_plugin.core.pixels import PixelChunk
 from vpl_plugin.distributed import Ranks
 from vpl_plugin.experiments.demo.photos import demo_photos
@@ -196,15 +196,15 @@ def test_photos_that_do_not_fit_together_go_one_by_one(
         stages.Settings(tmp_path / name, workers=1, batch_size=8) for name in ("whole", "tight")
     )
     stages.Seeds().run(Run(photos, whole, mini))
-    genuine, sizes = photo_batches.batch_cams, []
+    genuine, sizes = photo_batches.token_cams, []
 
-    def room_for_one(mini: ClipModel, pixels: torch.Tensor, *rest: object, **options: object):  # type: ignore[no-untyped-def]
-        sizes.append(len(pixels))
-        if len(pixels) > 1:
+    def room_for_one(mini: ClipModel, tokens: VisionTokens, *rest: object, **options: object):  # type: ignore[no-untyped-def]
+        sizes.append(len(tokens.tokens))
+        if len(tokens.tokens) > 1:
             raise full
-        return genuine(mini, pixels, *rest, **options)
+        return genuine(mini, tokens, *rest, **options)
 
-    monkeypatch.setattr(photo_batches, "batch_cams", room_for_one)
+    monkeypatch.setattr(photo_batches, "token_cams", room_for_one)
     failures: dict[Path, str] = {}
     stages.Seeds().run(Run(photos, tight, mini, failures))
     assert failures == {}

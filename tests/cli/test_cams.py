@@ -15,7 +15,7 @@ from PIL import Image
 
 from vpl_plugin.adapters.clip_es.stages import masks, photo_batches
 from vpl_plugin.cli.main import main
-from vpl_plugin.clip import VOC
+from vpl_plugin.clip import VOC, VisionTokens
 from vpl_plugin.experiments.demo.photos import demo_photos
 from vpl_plugin.localization import read_mask
 from vpl_plugin.plots.overlay import save_overlay
@@ -148,14 +148,14 @@ def test_a_photo_too_large_for_the_memory_is_reported_and_the_rest_is_done(
     caplog: pytest.LogCaptureFixture,
     full_memory: RuntimeError,
 ) -> None:
-    encode = photo_batches.batch_cams
+    localise = photo_batches.token_cams
 
-    def small_memory(model: Any, pixels: torch.Tensor, *rest: Any, **options: Any) -> Any:
-        if pixels.shape[2:] == (64, 96):
+    def small_memory(model: Any, tokens: VisionTokens, *rest: Any, **options: Any) -> Any:
+        if tokens.grid == (4, 6):
             raise full_memory
-        return encode(model, pixels, *rest, **options)
+        return localise(model, tokens, *rest, **options)
 
-    monkeypatch.setattr(photo_batches, "batch_cams", small_memory)
+    monkeypatch.setattr(photo_batches, "token_cams", small_memory)
     assert run("--no-panels") == 1
     assert "cat.jpg: no memory for 1 photo(s) of 60 x 91 pixels: make it smaller" in caplog.text
     masks = sorted(path.name for path in (folder.parent / "out" / "masks").rglob("*.png"))

@@ -27,7 +27,7 @@ from vpl_plugin.adapters.clip_es.stages import photo_batches
 from vpl_plugin.adapters.clip_es.stages import seeds as seeds_stage
 from vpl_plugin.adapters.clip_es.upstream.cam_files import read_upstream_cams
 from vpl_plugin.cli.clip_es import main
-from vpl_plugin.clip import COCO, VOC
+from vpl_plugin.clip import COCO, VOC, VisionTokens
 from vpl_plugin.localization import mean_iou, read_mask, write_mask
 from vpl_plugin.localization.photo_counts import read_photo_counts
 from vpl_plugin.prototypes import Prototypes
@@ -375,17 +375,17 @@ def test_a_photo_too_large_for_the_memory_is_reported(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    genuine = photo_batches.batch_cams
+    genuine = photo_batches.token_cams
 
-    def small(model: object, pixels: torch.Tensor, *rest: object, **options: object) -> object:
-        if pixels.shape[2:] == (64, 96):
+    def small(model: object, tokens: VisionTokens, *rest: object, **options: object) -> object:
+        if tokens.grid == (4, 6):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return genuine(model, pixels, *rest, **options)
+        return genuine(model, tokens, *rest, **options)
 
-    monkeypatch.setattr(photo_batches, "batch_cams", small)
+    monkeypatch.setattr(photo_batches, "token_cams", small)
     assert call("seeds", voc, tmp_path) == 1
     assert "cat.jpg: no memory for 1 photo(s) of 60 x 91 pixels" in caplog.text
-    monkeypatch.setattr(photo_batches, "batch_cams", genuine)
+    monkeypatch.setattr(photo_batches, "token_cams", genuine)
     assert call("seeds", voc, tmp_path) == 0
     assert files(tmp_path / "seeds") == files(whole / "seeds")
 

@@ -52,6 +52,15 @@ class FolderSettings(Settings):
         return self.output
 
 
+class TextSettings(FolderSettings):
+    """The same run's text CAMs, which its panels show beside the others."""
+
+    @property
+    def kind(self) -> Path:
+        """A folder in the output."""
+        return self.output / "text"
+
+
 def add_arguments(parser: argparse.ArgumentParser, _: Sequence[str] = ()) -> None:
     """The options of ``vpl cams``."""
     parser.add_argument("photos", type=Path, help="folder of photos")
@@ -109,7 +118,7 @@ def _run(photos: PhotoSet, settings: FolderSettings, arguments: argparse.Namespa
         for stage in stages[0 if settings.learns else 2 :]:
             stage.run(run)
         if not arguments.no_panels:
-            text = dataclasses.replace(settings, prototypes="text", output=settings.output / "text")
+            text = TextSettings(**{**vars(settings), "prototypes": "text"})
             kinds: dict[str, Settings] = {"text": text, "vision": settings}
             if settings.prototypes == "text":
                 kinds = {"text": settings}

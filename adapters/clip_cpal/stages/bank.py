@@ -91,8 +91,9 @@ class Bank(ContextStage):
         left = [item for item in run.photos.photos if not results.file(item.name).exists()]
         vectors = sum(len(item.classes) + 1 for item in left) * 4
         vectors += len(left) * 2 * (run.settings.pixels_per_photo or 1024)
-        size = vectors * run.encoder.embed_dim
-        return Estimate(self.name, len(left), size, len(left) * costs.seconds_per_photo)
+        tokens, seconds = costs.localisation(left)
+        size = vectors * run.encoder.embed_dim + tokens
+        return Estimate(self.name, len(left), size, seconds)
 
 
 def read_instances(path: Path) -> StoredInstances:

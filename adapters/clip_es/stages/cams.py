@@ -97,11 +97,12 @@ class CAMs(Stage):
     def estimate(self, run: Run[Settings], costs: Costs) -> Estimate:
         """Photos without CAMs."""
         results = Results(run.settings.cams)
-        left = sum(not results.file(item.name).exists() for item in run.photos.photos)
+        left = [item for item in run.photos.photos if not results.file(item.name).exists()]
         size = costs.classes * costs.pixels * 8
         if run.settings.upstream_files:
             size += costs.classes * costs.area * 2
-        return Estimate(self.name, left, left * size, left * costs.seconds_per_photo)
+        tokens, seconds = costs.localisation(left)
+        return Estimate(self.name, len(left), len(left) * size + tokens, seconds)
 
 
 def chosen_prototypes(run: Run[Any]) -> Prototypes:

@@ -10,21 +10,25 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vpl_plugin.adapters.clip_es.cams import CAMStep, PhotoCAMs, batch_cams
+from vpl_plugin.adapters.clip_es.cams import CAMStep, PhotoCAMs, token_cams
+from vpl_plugin.adapters.clip_es.kept_tokens import KeptTokens, kept_tokens, vision_tokens
 from vpl_plugin.adapters.clip_es.photo_grid import photo_grid
+from vpl_plugin.adapters.clip_es.stages.token_files import StoredTokens, TokenFiles
 from vpl_plugin.adapters.photos.photo_set import SetPhoto
 from vpl_plugin.adapters.pipeline.run import Run
-from vpl_plugin.clip.model import ClipModel
+from vpl_plugin.clip.model import ClipModel, VisionTokens
 from vpl_plugin.clip.out_of_memory import is_out_of_memory, noted
 from vpl_plugin.clip.preprocess import BrokenPhotoError, open_photo
 from vpl_plugin.prototypes import Prototypes
+from vpl_plugin.results import Results
 
 __all__ = ["LocalisedPhoto", "localisation_facts", "localised_photos", "plan_batches"]
 
@@ -108,14 +112,18 @@ def localised_photos(
 ) -> Iterator[LocalisedPhoto]:
     """CAMs and features of the photos that are not done, batch by batch.
 
+    Where the settings keep tokens, they are read where they are and written where they are not. The
+    CAMs are made from what is written either way, so that a run that goes on after it was killed
+    ends with the same files.
+
     Args:
-        run: photos, model, ranks, and the settings batch_size, workers and position_dtype. Its
-            failures get the photos that cannot be read, and those that do not fit in memory alone:
-            where a batch does not, its photos go one by one.
+        run: photos, model, ranks, and the settings batch_size, workers, position_dtype, keep_tokens
+            and tokens. Its failures get the photos that cannot be read, and those that do not fit
+            in memory alone: where a batch does not, its photos go one by one.
         prototypes: that GradCAM is given, on the model's device.
         stage: what the progress bar calls it.
         is_done: whether a photo's files are there.
-        cam_step: of :func:`batch_cams`.
+        cam_step: of :func:`~vpl_plugin.adapters.clip_es.batch_cams`.
 
     Yields:
         The photos that are not done, a batch in memory and a few decoded ahead.
@@ -124,6 +132,10 @@ def localised_photos(
     left = {item.name for item in photos.photos if not is_done(item)}
     if not left:
         return
+    files = None
+    if settings.keep_tokens:
+        facts = localisation_facts(run)
+        files = TokenFiles(Results.claim(settings.tokens, facts, alone=run.ranks.alone))
     on_cpu = model.device.type == "cpu"
     batch_size = settings.batch_size or (1 if on_cpu else BATCH_ON_GPU)
     batches = plan_batches(photos.photos, model.patch_size, batch_size, failures)
@@ -135,16 +147,27 @@ def localised_photos(
     total = sum(len(batch) for batch in todo)
     hinted = False
 
-    def localise(batch: Sequence[_Decoded]) -> list[tuple[PhotoCAMs, Tensor]] | None:
+    def tokens_of(batch: Sequence[_Loaded]) -> VisionTokens:
+        kept = [one.given for one in batch if isinstance(one.given, KeptTokens)]
+        if not kept:
+            pixels = torch.stack([one.given for one in batch if isinstance(one.given, Tensor)])
+            tokens = model.tokens_before_last_block(pixels, position_dtype=settings.position_dtype)
+            if files is None:
+                return tokens
+            kept = kept_tokens(tokens)
+            for one, own in zip(batch, kept, strict=True):
+                files.write(one.item, StoredTokens(own, one.size))
+        return vision_tokens(kept, model.device, model.dtype)
+
+    def localise(batch: Sequence[_Loaded]) -> list[tuple[PhotoCAMs, Tensor]] | None:
         """None where memory does not hold so many photos at once."""
         try:
-            return batch_cams(
+            return token_cams(
                 model,
-                torch.stack([one.pixels for one in batch]),
+                tokens_of(batch),
                 [one.item.classes for one in batch],
                 prototypes,
                 box_threshold=photos.names.box_threshold,
-                position_dtype=settings.position_dtype,
                 cam_step=cam_step,
             )
         except (MemoryError, RuntimeError) as error:
@@ -152,7 +175,7 @@ def localised_photos(
                 raise
             return None
 
-    def localise_batch(readable: Sequence[_Decoded]) -> tuple[int, list[LocalisedPhoto]]:
+    def localise_batch(readable: Sequence[_Loaded]) -> tuple[int, list[LocalisedPhoto]]:
         """How many photos the batch has, and those of them that fit in memory."""
         nonlocal hinted
         together = localise(readable)
@@ -181,14 +204,14 @@ def localised_photos(
 
     with tqdm(total=total, desc=stage, unit="photo", disable=run.ranks.rank > 0) as progress:
 
-        def readable() -> Iterator[list[_Decoded]]:
-            for loaded in _decoded(model, todo, settings.workers):
+        def readable() -> Iterator[list[_Loaded]]:
+            for batch in _loaded(model, todo, settings.workers, files):
                 found = [
-                    decoded
-                    for item, future in loaded
-                    if (decoded := _result(model, item, future, failures)) is not None
+                    loaded
+                    for item, future in batch
+                    if (loaded := _result(model, item, future, failures)) is not None
                 ]
-                progress.update(len(loaded) - len(found))
+                progress.update(len(batch) - len(found))
                 if found:
                     yield found
 
@@ -202,8 +225,8 @@ def localised_photos(
 
 
 def _in_threads(
-    work: Callable[[Sequence[_Decoded]], Result],
-    batches: Iterable[Sequence[_Decoded]],
+    work: Callable[[Sequence[_Loaded]], Result],
+    batches: Iterable[Sequence[_Loaded]],
     threads: int,
     patch_size: int,
 ) -> Iterator[Result]:
@@ -213,7 +236,7 @@ def _in_threads(
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             for batch in batches:
-                size = sum((one.pixels[0].numel() // patch_size**2) ** 2 for one in batch)
+                size = sum(one.patches(patch_size) ** 2 for one in batch)
                 # One more than there are threads, so that none waits for the caller.
                 while under_way and (
                     len(under_way) > threads
@@ -229,42 +252,81 @@ def _in_threads(
             torch.set_num_threads(before)
 
 
-class _Decoded(NamedTuple):
-    """A photo in memory: what is listed, its pixels as the model takes them, (height, width)."""
+class _Loaded(NamedTuple):
+    """A photo in memory.
+
+    Attributes:
+        item: as the set lists it.
+        given: its pixels as the model takes them, or its kept tokens.
+        size: (height, width) in pixels.
+    """
 
     item: SetPhoto
-    pixels: Tensor
+    given: Tensor | KeptTokens
     size: tuple[int, int]
 
+    def patches(self, patch_size: int) -> int:
+        """How many it has."""
+        if isinstance(self.given, KeptTokens):
+            return len(self.given.roots)
+        return self.given[0].numel() // patch_size**2
 
-def _decode(model: ClipModel, item: SetPhoto) -> _Decoded:
+
+def _decode(model: ClipModel, item: SetPhoto) -> _Loaded:
     photo = open_photo(item.photo)
-    return _Decoded(item, model.preprocess(photo), (photo.height, photo.width))
+    return _Loaded(item, model.preprocess(photo), (photo.height, photo.width))
 
 
-def _decoded(
-    model: ClipModel, batches: Sequence[tuple[SetPhoto, ...]], workers: int
-) -> Iterator[list[tuple[SetPhoto, Future[_Decoded]]]]:
-    """The batches in order, with so many photos decoded ahead as there are workers, or a batch."""
+def _read(files: TokenFiles, item: SetPhoto) -> _Loaded | None:
+    """None where the file is broken, or memory does not hold it now."""
+    try:
+        stored = files.read(item)
+    except MemoryError:
+        return None
+    return stored and _Loaded(item, *stored)
+
+
+_Ahead: TypeAlias = "list[tuple[SetPhoto, Future[_Loaded | None]]]"
+
+
+def _loaded(
+    model: ClipModel,
+    batches: Sequence[tuple[SetPhoto, ...]],
+    workers: int,
+    files: TokenFiles | None,
+) -> Iterator[_Ahead]:
+    """The batches in order, with so many photos loaded ahead as there are workers, or a batch."""
     # Pillow decodes and resizes outside the interpreter lock, so threads do.
     with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[list[tuple[SetPhoto, Future[_Decoded]]]] = deque()
+
+        def start(batch: Sequence[SetPhoto]) -> _Ahead:
+            kept = files is not None and all(map(files.has, batch))
+            load = partial(_read, files) if files and kept else partial(_decode, model)
+            return [(item, pool.submit(load, item)) for item in batch]
+
+        def ready(batch: _Ahead) -> _Ahead:
+            broken = (future.exception() is None and not future.result() for _, future in batch)
+            if any(broken):
+                return [(item, pool.submit(_decode, model, item)) for item, _ in batch]
+            return batch
+
+        ahead: deque[_Ahead] = deque()
         waiting = 0
         try:
             for batch in batches:
-                ahead.append([(item, pool.submit(_decode, model, item)) for item in batch])
+                ahead.append(start(batch))
                 waiting += len(batch)
                 while len(ahead) > 1 and waiting - len(ahead[0]) >= workers:
                     waiting -= len(ahead[0])
-                    yield ahead.popleft()
-            yield from ahead
+                    yield ready(ahead.popleft())
+            yield from map(ready, ahead)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _result(
-    model: ClipModel, item: SetPhoto, future: Future[_Decoded], failures: dict[Path, str]
-) -> _Decoded | None:
+    model: ClipModel, item: SetPhoto, future: Future[_Loaded | None], failures: dict[Path, str]
+) -> _Loaded | None:
     """The decoded photo; None, and a failure, where it is broken or does not fit in memory."""
     with noted(failures, item.photo, "no memory to decode it: make it smaller."):
         try:

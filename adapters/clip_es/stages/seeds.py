@@ -55,6 +55,7 @@ class Seeds(Stage):
     def estimate(self, run: Run[Settings], costs: Costs) -> Estimate:
         """Photos without seeds."""
         results = Results(run.settings.seeds)
-        left = sum(not results.file(item.name).exists() for item in run.photos.photos)
-        size = left * costs.kept_pixels * (2 * run.encoder.embed_dim + 6)
-        return Estimate(self.name, left, size, left * costs.seconds_per_photo)
+        left = [item for item in run.photos.photos if not results.file(item.name).exists()]
+        size = costs.kept_pixels * (2 * run.encoder.embed_dim + 6)
+        tokens, seconds = costs.localisation(left)
+        return Estimate(self.name, len(left), len(left) * size + tokens, seconds)
