@@ -64,7 +64,7 @@ def _pixel_batches(model: ClipModel, photos: Iterable[Photo], batch_size: int) -
 
 
 def dense_features(
-    model: ClipModel, photos: Iterable[Photo], batch_size: int = 8
+    model: ClipModel, photos: Iterable[Photo], batch_size: int = 8, *, kind: str = "clip"
 ) -> Iterator[Tensor]:
     """The dense features of each photo, one photo after the other.
 
@@ -72,12 +72,14 @@ def dense_features(
         model: encodes the photos.
         photos: see :func:`pixel_batches`.
         batch_size: see :func:`pixel_batches`.
+        kind: of :meth:`ClipModel.dense_features`.
 
     Returns:
         For each photo in turn (P, D), unit rows on the model's device: its P = h * w patches in
         row-major order, where h and w are the photo's sides over the patch size, rounded up.
 
-    It raises what :func:`pixel_batches` does.
+    It raises what :func:`pixel_batches` does, and InputError on reaching the first photo where
+    there is no such kind.
 
     Example:
         >>> import numpy as np
@@ -90,5 +92,5 @@ def dense_features(
     return (
         features
         for pixels in pixel_batches(model, photos, batch_size)
-        for features in model.dense_features(pixels)
+        for features in model.dense_features(pixels, kind=kind)
     )

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vpl_plugin.checks import check_blocks
+from vpl_plugin.clip.feature_kinds import FEATURE_KINDS
 from vpl_plugin.clip.pooled_block import PooledBlock
 from vpl_plugin.clip.preprocess import CLIP_MEAN, CLIP_STD, PixelArray, normalise, preprocess
 from vpl_plugin.clip.tokenizer import ClipTokenizer
@@ -339,11 +340,14 @@ class ClipModel:
         return self._tower.patch_projection()
 
     @torch.no_grad()
-    def dense_features(self, pixels: Tensor) -> Tensor:
+    def dense_features(self, pixels: Tensor, *, kind: str = "clip") -> Tensor:
         """A feature for each patch, comparable with text embeddings by cosine.
 
         Args:
             pixels: (B, 3, H, W), normalised; H and W are multiples of the patch size.
+            kind: "clip" for the model as it is; "maskclip", "sclip", "clearclip" or "surgery" for
+                the features of those methods; or one that a package of yours registers. See
+                :data:`vpl_plugin.clip.feature_kinds.FEATURE_KINDS`.
 
         Returns:
             (B, h * w, D) in the model's dtype, unit rows; patches in row-major order.
@@ -351,11 +355,17 @@ class ClipModel:
         Raises:
             TypeError: ``pixels`` is no floating-point tensor.
             InputError: ``pixels`` has another shape, sides that are no multiple of the patch
-                size, or is on another device.
+                size, or is on another device; there is no such kind.
+
+        Example:
+            >>> from vpl_plugin.clip import load_clip
+            >>> model = load_clip("mini", device="cpu")
+            >>> model.dense_features(torch.zeros(1, 3, 32, 48), kind="sclip").shape
+            torch.Size([1, 6, 256])
         """
-        tokens = self.tokens_before_last_block(pixels, attention_blocks=0).tokens
-        # The map of the last block is not wanted here, so its fused attention does.
-        output = self._tower.run(-1, tokens)
+        make = FEATURE_KINDS[kind]
+        _check_pixels(pixels, self.patch_size, self.device)
+        output = make(self._tower, self._tower.embed(pixels, None))
         return F.normalize(self.project(output), dim=-1)
 
 

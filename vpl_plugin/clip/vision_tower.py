@@ -70,7 +70,12 @@ def feed_forward(block: Any, x: Tensor) -> Tensor:
 
 def add_attention(block: Any, x: Tensor, attended: Tensor) -> Tensor:
     """The residual around a block's attention."""
-    return x + _layer_scale(block, "ls_1", attended)
+    return x + scaled_attention(block, attended)
+
+
+def scaled_attention(block: Any, attended: Tensor) -> Tensor:
+    """What a block's attention adds: the same, but for blocks with a layer scale."""
+    return _layer_scale(block, "ls_1", attended)
 
 
 def _layer_scale(block: Any, name: str, x: Tensor) -> Tensor:
@@ -141,6 +146,12 @@ class VisionTower:
         parts = self.blocks[block]
         attended = self_attention(parts.attn, self.norm(block, tokens))
         return feed_forward(parts, add_attention(parts, tokens, attended))
+
+    def run_until(self, block: int, tokens: Tensor) -> Tensor:
+        """The blocks before one of them, (B, L, C) to (B, L, C)."""
+        for index in range(len(self.blocks))[:block]:
+            tokens = self.run(index, tokens)
+        return tokens
 
     def run_after_norm(
         self, block: int, tokens: Tensor, activations: Tensor
