@@ -16,7 +16,7 @@ from vpl_plugin.errors import InputError
 __all__ = ["MADE_FROM", "Results", "digest", "made_from", "photo_digest"]
 
 RUN = "run.json"
-# What a result says it was made from: an array of an .npz, a text of a .png.
+# What a result says it was made from: an array of an .npz, a text of a .png, line 1 of a .js.
 MADE_FROM = "made_from"
 
 
@@ -47,6 +47,11 @@ def made_from(path: Path) -> str | None:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as held:
                 return str(held[MADE_FROM])
+        if path.suffix == ".js":
+            with path.open(encoding="utf-8") as file:
+                # A broken file may be one endless line.
+                name, _, found = file.readline(100).removeprefix("// ").strip().partition(" ")
+            return found if name == MADE_FROM else None
         with Image.open(path) as image:
             found = image.info.get(MADE_FROM)
             return None if found is None else str(found)

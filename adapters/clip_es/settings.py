@@ -165,6 +165,11 @@ class Settings:
         return self.kind / "cams"
 
     @property
+    def probabilities(self) -> Path | None:
+        """Folder of what the prototypes say of each pixel; None keeps none of it."""
+        return None
+
+    @property
     def upstream_cams(self) -> Path:
         """Folder of the CAMs in upstream's format."""
         return self.kind / "upstream_cams"

@@ -20,9 +20,11 @@ __all__ = [
     "StoredSeeds",
     "read_arrays",
     "read_cams",
+    "read_probabilities",
     "read_seeds",
     "write_arrays",
     "write_cams",
+    "write_probabilities",
     "write_seeds",
 ]
 
@@ -100,6 +102,16 @@ def read_cams(path: Path) -> StoredCAMs:
     height, width = arrays["size"].tolist()
     raw, refined = (torch.from_numpy(arrays[name]) for name in ("raw", "refined"))
     return StoredCAMs(tuple(arrays["classes"].tolist()), raw, refined, (height, width))
+
+
+def write_probabilities(path: Path, probabilities: Tensor, made_from: str = "") -> None:
+    """Writes (K + 2, h, w) of :func:`pixel_probabilities`, whole or not at all, in float16."""
+    write_arrays(path, {"probabilities": probabilities.half().cpu().numpy()}, made_from)
+
+
+def read_probabilities(path: Path) -> Tensor:
+    """Reads what :func:`write_probabilities` wrote; raises as :func:`read_arrays`."""
+    return torch.from_numpy(read_arrays(path, ("probabilities",))["probabilities"]).float()
 
 
 def write_arrays(path: Path, arrays: dict[str, Any], made_from: str) -> None:

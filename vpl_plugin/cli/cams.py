@@ -22,13 +22,14 @@ from vpl_plugin.cli.text_options import add_text_arguments, changed_texts, own_t
 from vpl_plugin.clip.named_classes import class_names
 from vpl_plugin.distributed import Ranks
 from vpl_plugin.errors import InputError
+from vpl_plugin.plots.cam_explorer import save_cam_explorer
 from vpl_plugin.plots.cam_panels import save_cam_panels
 
 __all__ = ["add_arguments", "run"]
 
 logger = logging.getLogger(__name__)
 
-LEFT_OUT = ("output", "source", "parity", "upstream_files")
+LEFT_OUT = ("output", "source", "parity", "upstream_files", "pictures")
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,11 @@ class FolderSettings(Settings):
 
     Attributes:
         crf: sharpen the masks with a dense CRF.
+        pictures: write panels and the report.
     """
 
     crf: bool = False
+    pictures: bool = True
 
     @property
     def kind(self) -> Path:
@@ -50,6 +53,11 @@ class FolderSettings(Settings):
     def learned(self) -> Path:
         """The output itself."""
         return self.output
+
+    @property
+    def probabilities(self) -> Path | None:
+        """Folder of what the prototypes say of each pixel; the report alone shows it."""
+        return self.kind / "probabilities" if self.pictures else None
 
 
 class TextSettings(FolderSettings):
@@ -74,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser, _: Sequence[str] = ()) -> Non
         " (default: the sub-folder's name is the label)",
     )
     parser.add_argument("--output", type=Path, default=Path("vpl_cams"), help="folder to write")
-    parser.add_argument("--no-panels", action="store_true", help="write no pictures")
+    parser.add_argument("--no-panels", action="store_true", help="write no pictures and no report")
     add_model_arguments(parser.add_argument_group("model"))
     add_text_arguments(parser)
     add_options(parser, FolderSettings, leave_out=LEFT_OUT)
@@ -89,7 +97,9 @@ def run(arguments: argparse.Namespace) -> int:
         "classes": names.labels,
         "texts": changed_texts(names, of_set),
     }
-    settings = settings_of(arguments, FolderSettings, source=source)
+    settings = settings_of(
+        arguments, FolderSettings, source=source, pictures=not arguments.no_panels
+    )
     _check_output(arguments)
     photos = folder_photos(arguments.photos, names, arguments.labels)
     if photos.skipped:
@@ -117,7 +127,7 @@ def _run(photos: PhotoSet, settings: FolderSettings, arguments: argparse.Namespa
     with reported(failures):
         for stage in stages[0 if settings.learns else 2 :]:
             stage.run(run)
-        if not arguments.no_panels:
+        if settings.pictures:
             text = TextSettings(**{**vars(settings), "prototypes": "text"})
             kinds: dict[str, Settings] = {"text": text, "vision": settings}
             if settings.prototypes == "text":
@@ -127,6 +137,12 @@ def _run(photos: PhotoSet, settings: FolderSettings, arguments: argparse.Namespa
             shown = [item for item in photos.photos if item.photo not in failures]
             folder = settings.output / "panels"
             save_cam_panels(folder, shown, photos.names.labels, kinds, failures)
+            report = settings.output / "report.html"
+            title = f"CAMs of {arguments.photos.resolve().name}"
+            shown = [item for item in shown if item.photo not in failures]
+            save_cam_explorer(report, shown, photos.names.labels, kinds, failures, title)
     done = sum(item.photo not in failures for item in photos.photos)
     logger.info("%d photos are in %s", done, settings.output.resolve())
+    if settings.pictures:
+        logger.info("Look at %s", (settings.output / "report.html").resolve())
     return 1 if failures else 0

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from vpl_plugin.adapters.clip_es.cams import CAMStep
 from vpl_plugin.adapters.clip_es.estimate import Costs
+from vpl_plugin.adapters.clip_es.pixel_probabilities import pixel_probabilities
 from vpl_plugin.adapters.clip_es.settings import Settings
-from vpl_plugin.adapters.clip_es.stage_files import StoredCAMs, write_cams
+from vpl_plugin.adapters.clip_es.stage_files import StoredCAMs, write_cams, write_probabilities
 from vpl_plugin.adapters.clip_es.stages.photo_batches import (
     LocalisedPhoto,
     localisation_facts,
@@ -67,6 +68,9 @@ class CAMs(Stage):
         upstream = Results(settings.upstream_cams)
         if settings.upstream_files:
             Results.claim(settings.upstream_cams, facts, alone=run.ranks.alone)
+        probabilities = None
+        if settings.probabilities is not None:
+            probabilities = Results.claim(settings.probabilities, facts, alone=run.ranks.alone)
 
         # Once: it reads the rows, on a GPU with a wait for the device.
         made_with = (own.prototypes.digest, own.inputs)
@@ -75,8 +79,12 @@ class CAMs(Stage):
             return photo_digest(item.photo, item.classes, *made_with)
 
         def is_done(photo: SetPhoto) -> bool:
-            wanted = not settings.upstream_files or upstream.file(photo.name, ".npy").exists()
-            return wanted and results.is_made(photo.name, inputs(photo))
+            made_from = inputs(photo)
+            if settings.upstream_files and not upstream.file(photo.name, ".npy").exists():
+                return False
+            if probabilities is not None and not probabilities.is_made(photo.name, made_from):
+                return False
+            return results.is_made(photo.name, made_from)
 
         for item in localised_photos(
             run, own.prototypes, stage=self.name, is_done=is_done, cam_step=own.step
@@ -85,6 +93,13 @@ class CAMs(Stage):
             if settings.upstream_files:
                 # First: the other file says what both were made from.
                 _write_upstream(upstream.new_file(item.photo.name, ".npy"), item)
+            if probabilities is not None:
+                of_pixels = pixel_probabilities(
+                    item.features, own.prototypes, classes, 1 / run.encoder.logit_scale
+                )
+                grid = item.cams.raw.shape[1:]
+                path = probabilities.new_file(item.photo.name)
+                write_probabilities(path, of_pixels.unflatten(1, grid), made_from)
             write_cams(
                 results.new_file(item.photo.name),
                 StoredCAMs(classes, item.cams.raw, item.cams.refined, item.size),

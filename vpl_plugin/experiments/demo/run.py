@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from vpl_plugin.adapters.clip_es import (
     photo_cams,
     seed_scores,
 )
-from vpl_plugin.atomic_files import whole_file
+from vpl_plugin.adapters.clip_es.pixel_probabilities import pixel_probabilities
 from vpl_plugin.clip import VOC, ClipModel, class_prototypes, load_clip
 from vpl_plugin.experiments.demo.photos import DemoPhoto, demo_photos
 from vpl_plugin.localization import (
@@ -29,6 +29,14 @@ from vpl_plugin.localization import (
     pseudo_mask,
     resize_cams,
     write_mask,
+)
+from vpl_plugin.plots.explorer import (
+    ExplorerPhoto,
+    PhotoMaps,
+    listed_photo,
+    photo_data,
+    picture_uri,
+    write_report,
 )
 from vpl_plugin.plots.panels import PanelRow, save_curves, save_panel
 from vpl_plugin.prototypes import Prototypes
@@ -48,10 +56,12 @@ class Rendered(NamedTuple):
     Attributes:
         cams: (K, H, W) refined, at the photo's size.
         mask: (H, W) uint8, the CRF's best class at each pixel.
+        maps: what the report shows of it.
     """
 
     cams: Tensor
     mask: np.ndarray
+    maps: PhotoMaps
 
 
 class ReportRow(NamedTuple):
@@ -118,7 +128,7 @@ def run_demo(output: Path, device: str | None = None) -> None:
         write_mask(output / f"{item.name}_mask.png", vision.mask)
     save_curves(output / "curves.png", fit)
     learned.save(output / "prototypes.safetensors")
-    report = _report(
+    about, below = _texts(
         model=model.name,
         photos=photos,
         rows=rows,
@@ -130,9 +140,11 @@ def run_demo(output: Path, device: str | None = None) -> None:
         passes=fit.passes,
         stop_reason=fit.stop_reason,
         seconds=time.perf_counter() - started,
+        curves=picture_uri(output / "curves.png"),
     )
-    with whole_file(output / "report.html") as part:
-        part.write_text(report, encoding="utf-8")
+    title = f"Vision Prototype Learning on {len(photos)} photographs"
+    listed = (_listed(*of_photo) for of_photo in zip(photos, *rendered, strict=True))
+    write_report(output / "report.html", title, listed, about=about, below=below)
     for row in rows:
         logger.info(
             "%-18s seed mIoU raw %.1f, refined %.1f; mask mIoU %.1f; gap %.3f",
@@ -156,7 +168,18 @@ def _render(
     maps = resize_cams(cams.refined, photo.size)
     # Every pixel gets its best class: the true masks say where it is wrong.
     mask = pseudo_mask(np.asarray(item.photo), maps, photo.classes, power=power, confidence=0.0)
-    return Rendered(maps, mask)
+    probabilities = pixel_probabilities(
+        photo.features, prototypes, photo.classes, 1 / model.logit_scale
+    )
+    of_grid = probabilities.unflatten(1, photo.tokens.grid)
+    return Rendered(maps, mask, PhotoMaps(cams.refined, of_grid, mask))
+
+
+def _listed(item: DemoPhoto, text: Rendered, vision: Rendered) -> dict[str, Any]:
+    classes = [VOC.labels.index(label) + 1 for label in item.labels]
+    kinds = {"text": text.maps, "vision": vision.maps}
+    data = photo_data(ExplorerPhoto(item.photo, classes, kinds, item.mask))
+    return listed_photo(item.name, item.labels, data, caption=item.source)
 
 
 def _miou(photos: list[DemoPhoto], rendered: list[Rendered]) -> float:
@@ -166,8 +189,10 @@ def _miou(photos: list[DemoPhoto], rendered: list[Rendered]) -> float:
     return meter.compute().miou
 
 
-def _report(**facts: object) -> str:
+def _texts(**facts: object) -> tuple[str, str]:
+    """The report's HTML above and below the photos."""
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader("vpl_plugin.experiments.demo"), autoescape=True)
-    return environment.get_template("demo.html").render(**facts)
+    about, below = environment.get_template("demo.html").render(**facts).split("<!-- photos -->")
+    return about, below
