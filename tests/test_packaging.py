@@ -19,6 +19,7 @@ NEEDED = [
     "vpl_plugin/clip/weights/mini_clip.safetensors",
     "vpl_plugin/clip/weights/MODEL_CARD.md",
     "vpl_plugin/cli/templates/demo.html",
+    *(f"vpl_plugin/plots/templates/explorer.{suffix}" for suffix in ("html", "css", "js")),
 ]
 
 

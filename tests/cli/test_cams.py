@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
+import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -84,6 +89,100 @@ def test_cams_masks_and_panels_of_every_photo(run: Run, folder: Path) -> None:
     about = Prototypes.load(out / "prototypes.safetensors").about
     assert about["model"] == "mini"
     assert about["photos"] == 3
+
+
+def listed(report: Path) -> dict[str, Any]:
+    """The photos of a report, by name."""
+    found = re.search(r'id="photos">(.*?)</script>', report.read_text(), re.DOTALL)
+    assert found
+    return {photo["name"]: photo for photo in json.loads(found[1])}
+
+
+def shown(report: Path, name: str) -> dict[str, Any]:
+    """What the report shows of a photo."""
+    script = report.parent / unquote(listed(report)[name]["script"])
+    return json.loads(script.read_text().partition(", ")[2].rstrip().removesuffix(");"))
+
+
+def test_the_report_shows_the_cams_masks_and_probabilities_that_were_written(
+    run: Run, folder: Path
+) -> None:
+    assert run() == 0
+    out = folder.parent / "out"
+    assert list(listed(out / "report.html")) == [
+        "cat/cat.jpg",
+        "diningtable/coffee.jpg",
+        "motorbike/motorbike.jpg",
+    ]
+    data = shown(out / "report.html", "cat/cat.jpg")
+    assert data["grid"] == [4, 6]
+    assert data["size"] == [91, 60]
+    for kind, made in (("text", out / "text"), ("vision", out)):
+        for name, file in (("cams", "cams"), ("probabilities", "probabilities")):
+            with np.load(made / file / "cat/cat.jpg.npz", allow_pickle=False) as stored:
+                maps = stored["refined" if name == "cams" else name].astype(float)
+            held = np.frombuffer(base64.b64decode(data["kinds"][kind][name]), np.uint8)
+            np.testing.assert_allclose(held / 255, maps.ravel(), atol=0.51 / 255)
+    assert data["kinds"]["text"]["mask"] is None
+    with Image.open(
+        io.BytesIO(base64.b64decode(data["kinds"]["vision"]["mask"][0].partition(",")[2]))
+    ) as shape:
+        cat = np.asarray(shape.convert("RGBA"))[..., 3] > 0
+    mask = read_mask(out / "masks/cat/cat.jpg.png")
+    np.testing.assert_array_equal(cat, mask == VOC.labels.index("cat") + 1)
+    assert str(folder.parent) not in (out / "report.html").read_text()
+
+
+def test_a_re_run_makes_the_report_of_changed_photos_alone(run: Run, folder: Path) -> None:
+    labels = folder.parent / "labels.csv"
+    options = ("--labels", str(labels))
+    assert run(*options) == 0
+    scripts = folder.parent / "out" / "report"
+    before = {path: path.stat().st_mtime_ns for path in scripts.rglob("*.js")}
+    assert len(before) == 3
+    assert run(*options) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in scripts.rglob("*.js")}
+    (scripts / "cat/cat.jpg.js").unlink()
+    assert run(*options) == 0
+    again = {path for path, time in before.items() if path.stat().st_mtime_ns != time}
+    assert again == {scripts / "cat/cat.jpg.js"}
+    text = labels.read_text()
+    labels.write_text(text.replace("motorbike.jpg,motorbike", "motorbike.jpg,motorbike;person"))
+    assert run(*options, "--prototypes", "text", output="text") == 0
+    found = listed(folder.parent / "text" / "report.html")
+    assert found["motorbike/motorbike.jpg"]["labels"] == ["motorbike", "person"]
+    data = shown(folder.parent / "text" / "report.html", "motorbike/motorbike.jpg")
+    assert list(data["kinds"]) == ["text"]
+
+
+def test_a_photo_that_broke_since_is_left_out_of_the_report(
+    run: Run, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run() == 0
+    out = folder.parent / "out"
+    (out / "report/cat/cat.jpg.js").unlink()
+    size = (folder / "cat/cat.jpg").stat().st_size
+    (folder / "cat/cat.jpg").write_bytes(b"\0" * size)
+    assert run() == 1
+    assert "cat.jpg: not in the report: cannot read the photo" in caplog.text
+    assert list(listed(out / "report.html")) == [
+        "diningtable/coffee.jpg",
+        "motorbike/motorbike.jpg",
+    ]
+
+
+def test_without_pictures_there_is_no_report_and_it_can_be_made_later(
+    run: Run, folder: Path
+) -> None:
+    assert run("--no-panels", "--prototypes", "text") == 0
+    out = folder.parent / "out"
+    assert not {"report.html", "report", "probabilities", "panels"} & {
+        path.name for path in out.iterdir()
+    }
+    cams = files(out / "cams")
+    assert run("--prototypes", "text") == 0
+    assert len(listed(out / "report.html")) == 3
+    assert files(out / "cams") == cams
 
 
 def test_csv_labels_give_what_folder_names_give(run: Run, folder: Path) -> None:

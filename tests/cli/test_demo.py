@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import re
 from pathlib import Path
 
@@ -22,15 +25,44 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_report_opens_from_disk_with_every_picture_it_shows(output: Path) -> None:
+def test_the_report_is_one_file_with_all_that_it_shows(output: Path) -> None:
     report = (output / "report.html").read_text()
-    pictures = re.findall(r'<img src="([^"]+)"', report)
-    assert len(pictures) == len(demo_photos()) + 1
-    for name in pictures:
-        with Image.open(output / name) as picture:
-            assert np.asarray(picture.convert("L")).std() > 10
+    assert not re.search(r'(src|href)="(?!#|data:)', report)
     assert "http" not in report
     assert "{{" not in report
+    assert len(report) < 1_000_000
+    (curves,) = re.findall(r'<img src="data:image/png;base64,([^"]+)"', report)
+    assert base64.b64decode(curves) == (output / "curves.png").read_bytes()
+    listed = re.search(r'id="photos">(.*?)</script>', report, re.DOTALL)
+    assert listed
+    photos = json.loads(listed[1])
+    assert [photo["labels"] for photo in photos] == [list(item.labels) for item in demo_photos()]
+    for photo, item in zip(photos, demo_photos(), strict=True):
+        data = photo["data"]
+        with Image.open(io.BytesIO(base64.b64decode(data["photo"].partition(",")[2]))) as shown:
+            assert shown.width / shown.height == pytest.approx(
+                item.photo.width / item.photo.height, rel=0.01
+            )
+            assert np.asarray(shown.convert("L")).std() > 10
+        assert list(data["kinds"]) == ["text", "vision"]
+        height, width = data["grid"]
+        for maps in data["kinds"].values():
+            count = len(item.labels)
+            held = {
+                name: np.frombuffer(base64.b64decode(maps[name]), np.uint8)
+                for name in ("cams", "probabilities")
+            }
+            assert held["cams"].reshape(count, height, width).max(axis=(1, 2)).min() == 255
+            sums = held["probabilities"].reshape(count + 2, height, width).sum(axis=0, dtype=int)
+            # Each of them is rounded by itself.
+            assert np.abs(sums - 255).max() <= (count + 2) / 2
+            assert len(maps["mask"]) == len(data["truth"]) == count + 1
+
+
+def test_a_panel_of_every_photograph_is_written(output: Path) -> None:
+    for item in demo_photos():
+        with Image.open(output / f"{item.name}.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 10
 
 
 def test_the_table_holds_both_prototypes(output: Path) -> None:

@@ -149,7 +149,7 @@ function draw() {
   find("opacity-value").value = `${opacity} %`;
   canvas.style.opacity = opacity / 100;
   // Colours of the photo and of the maps would mix: the more map, the greyer the photo.
-  find("photo").style.filter = `grayscale(${opacity}%)`;
+  find("photo").style.filter = `grayscale(${Math.min(2 * opacity, 100)}%)`;
 
   const single = both.length < 2;
   find("line").hidden = find("divider").hidden = single;
@@ -209,12 +209,11 @@ function speak() {
 function fillTable() {
   const { labels } = photos[shown.index];
   const kinds = Object.keys(shown.kinds);
-  const head = document.createElement("tr");
-  head.append(element("th", { scope: "col" }, "class"));
-  for (const kind of kinds) {
-    for (const what of ["CAM", "p"]) head.append(element("th", { scope: "col" }, `${kind} ${what}`));
-  }
-  find("kinds").replaceChildren(head);
+  find("kinds").replaceChildren(
+    element("tr", {}, element("th", { scope: "col", rowspan: 2 }, "class"),
+      ...kinds.map((kind) => element("th", { scope: "colgroup", colspan: 2 }, kind))),
+    element("tr", {}, ...kinds.flatMap(() => ["CAM", "p"].map((what) => element("th", { scope: "col" }, what)))),
+  );
   find("values").replaceChildren(...rowNames(labels).map((name, row) => {
     const line = element("tr", {}, element("th", { scope: "row" }, name));
     for (const kind of kinds) {
