@@ -50,8 +50,8 @@ def made_from(path: Path) -> str | None:
         if path.suffix == ".js":
             with path.open(encoding="utf-8") as file:
                 # A broken file may be one endless line.
-                name, _, found = file.readline(100).removeprefix("// ").strip().partition(" ")
-            return found if name == MADE_FROM else None
+                name, _, noted = file.readline(100).removeprefix("// ").strip().partition(" ")
+            return noted if name == MADE_FROM else None
         with Image.open(path) as image:
             found = image.info.get(MADE_FROM)
             return None if found is None else str(found)
