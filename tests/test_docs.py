@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import re
 from pathlib import Path
 
-import matplotlib
 import pytest
 
 import vpl_plugin
@@ -16,7 +14,6 @@ from vpl_plugin.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), ROOT / "examples" / "README.md"]
-NOTEBOOKS = sorted(ROOT.glob("examples/*.ipynb"))
 PYTHON = re.compile(r"^```python\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 ANY_CODE = re.compile(r"^```.*?^```$", flags=re.DOTALL | re.MULTILINE)
 # The packages whose __init__.py says what is public; adapters is installed as vpl_plugin.adapters.
@@ -42,11 +39,6 @@ def prose(page: Path) -> str:
     return ANY_CODE.sub("", page.read_text(encoding="utf-8"))
 
 
-def code_cells(notebook: Path) -> list[str]:
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-
-
 def run(path: Path, blocks: list[tuple[int, str]]) -> None:
     """Runs the blocks in one namespace; tracebacks name the page and its line."""
     namespace: dict[str, object] = {"__name__": "__main__"}
@@ -68,22 +60,6 @@ def slug(heading: str) -> str:
 def test_code_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run(page, code_blocks(page))
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
-def test_cells_of_the_notebook_run(
-    notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    matplotlib.use("Agg")
-    monkeypatch.chdir(tmp_path)
-    run(notebook, [(0, cell) for cell in code_cells(notebook)])
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
-def test_notebooks_are_committed_without_outputs(notebook: Path) -> None:
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    assert cells
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
