@@ -77,7 +77,7 @@ def test_your_own_clip_takes_a_folder_of_hugging_face_and_photos_of_ones_own(
     config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=32)
     transformers.CLIPModel(config).save_pretrained(tmp_path / "my_clip")
 
-    from vpl_plugin.cli.demo_photos import demo_photos
+    from vpl_plugin.experiments.demo.photos import demo_photos
 
     rows = ["photo,labels"]
     (tmp_path / "mine" / "more").mkdir(parents=True)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from vpl_plugin.adapters.clip_es.cams import batch_cams, token_cams
 from vpl_plugin.adapters.clip_es.kept_tokens import kept_bytes, kept_tokens, vision_tokens
-from vpl_plugin.cli.demo_photos import demo_photos
 from vpl_plugin.clip import VOC, ClipModel, VisionTokens, class_prototypes
+from vpl_plugin.experiments.demo.photos import demo_photos
 
 CPU = torch.device("cpu")
 
