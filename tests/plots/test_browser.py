@@ -430,6 +430,14 @@ def test_nothing_is_wider_than_the_window(opened: Any, width: int) -> None:
     assert line["width"] == pytest.approx(photo["width"], abs=1)
 
 
+def test_a_photo_chosen_far_below_comes_into_sight(opened: Any) -> None:
+    page = opened("many")
+    page.set_viewport_size({"width": 400, "height": 700})
+    page.get_by_role("button", name="photo9.jpg").click()
+    page.wait_for_function("document.getElementById('name').textContent === 'photo9.jpg'")
+    assert 0 <= page.locator("#name").bounding_box()["y"] < 700
+
+
 def test_a_finger_reads_a_patch(browser: Any, reports: Path) -> None:
     context = browser.new_context(viewport={"width": 400, "height": 800}, has_touch=True)
     page = context.new_page()

@@ -325,7 +325,11 @@ function thumbnail(index, position) {
   const button = element("button", { type: "button", "aria-label": `${name}: ${labels.join(", ")}`, title: name },
     image, element("span", {}, name.split("/").pop()));
   button.dataset.place = position;
-  button.onclick = () => show(position);
+  button.onclick = () => {
+    show(position);
+    // On a narrow screen it lies far above.
+    find("name").scrollIntoView({ block: "nearest" });
+  };
   load(index).then(
     (data) => { image.src = data.photo; },
     () => { button.append(element("span", {}, "missing")); },
