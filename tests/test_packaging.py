@@ -18,7 +18,7 @@ NEEDED = [
     "vpl_plugin/adapters/clip_es/cams.py",
     "vpl_plugin/clip/weights/mini_clip.safetensors",
     "vpl_plugin/clip/weights/MODEL_CARD.md",
-    "vpl_plugin/cli/templates/demo.html",
+    "vpl_plugin/experiments/demo/templates/demo.html",
     *(f"vpl_plugin/plots/templates/explorer.{suffix}" for suffix in ("html", "css", "js")),
 ]
 
