@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -46,6 +47,7 @@ def random_model(name: str) -> ClipModel:
     """A model of open_clip before any training."""
     import open_clip
 
+    torch.manual_seed(0)
     return load_clip(open_clip.create_model(name, pretrained=None), device="cpu")
 
 
