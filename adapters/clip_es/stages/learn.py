@@ -21,6 +21,7 @@ from vpl_plugin.adapters.pipeline.run import Estimate, Run, Stage
 from vpl_plugin.core.distributed import sum_over_ranks
 from vpl_plugin.core.pixels import PixelChunk
 from vpl_plugin.core.prototypes import Iterate, fit_vision_prototypes
+from vpl_plugin.errors import InputError
 from vpl_plugin.localization.seeds import targets_from_seeds
 from vpl_plugin.prototypes import Prototypes
 from vpl_plugin.results import Results
@@ -140,17 +141,21 @@ class Learn(Stage):
             def count(_: Iterate) -> None:
                 progress.update()
 
-            fit = fit_vision_prototypes(
-                stream,
-                text.rows,
-                settings.tau_I,
-                anchor=settings.anchor,
-                solver=settings.solver,
-                iterations=settings.iterations,
-                tolerance=settings.tolerance,
-                callback=count,
-                reduce=sum_over_ranks if len(share) < len(files) else None,
-            )
+            try:
+                fit = fit_vision_prototypes(
+                    stream,
+                    text.rows,
+                    settings.tau_I,
+                    anchor=settings.anchor,
+                    solver=settings.solver,
+                    iterations=settings.iterations,
+                    tolerance=settings.tolerance,
+                    callback=count,
+                    reduce=sum_over_ranks if len(share) < len(files) else None,
+                )
+            except FloatingPointError as error:
+                # The settings that the message names are the user's.
+                raise InputError(str(error)) from error
         if rank > 0:
             return
         # Where the photos lay says nothing of the prototypes.
