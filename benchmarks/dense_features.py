@@ -86,14 +86,12 @@ def learn(
 
 def labels(cosines: Tensor, classes: Sequence[int], num_foreground: int) -> dict[str, Tensor]:
     """Label maps (H, W), 0 for background, of cosines (N, H, W): free, and with labels given."""
-    allowed = torch.ones(len(cosines), dtype=torch.bool)
-    allowed[:num_foreground] = False
-    allowed[list(classes)] = True
-    absent = ~allowed[:, None, None]
+    background = cosines[num_foreground:].amax(dim=0)
     found = {}
-    for mode, shown in (("free", cosines), ("given", cosines.masked_fill(absent, -torch.inf))):
-        best = shown.max(dim=0).indices + 1
-        found[mode] = best.masked_fill(best > num_foreground, 0)
+    for mode, allowed in (("free", range(num_foreground)), ("given", classes)):
+        indices = torch.tensor(allowed)
+        score, best = cosines[indices].max(dim=0)
+        found[mode] = (indices[best] + 1).masked_fill(background >= score, 0)
     return found
 
 

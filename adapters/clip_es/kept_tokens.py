@@ -21,7 +21,7 @@ class KeptTokens(NamedTuple):
 
     The tokens are exact: GradCAM's maps are cut into boxes, which a change in the last bits of
     half precision moves. The attention is smooth in all that follows; of its square roots 16 bits
-    move refined CAMs by 4e-5 at most, where float16 moves them by up to 6e-4
+    moved refined CAMs by 4e-5 at most, where float16 moved them by up to 6e-4
     (docs/evidence.md).
 
     Attributes:
