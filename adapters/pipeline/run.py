@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from vpl_plugin.clip.model import ClipModel
     from vpl_plugin.worker_pool import WorkerPool
 
-__all__ = ["Adapter", "Estimate", "Run", "Stage", "StageEntry"]
+__all__ = ["Adapter", "Estimate", "Run", "Stage", "StageEntry", "run_together"]
 
 SettingsT = TypeVar("SettingsT")
+UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 @dataclass
@@ -71,6 +73,15 @@ class Estimate(NamedTuple):
     photos: int
     bytes: float
     seconds: float | None
+
+    def __str__(self) -> str:
+        """In words.
+
+        >>> print(Estimate("cams", 467, 3.54e6, 2100.0))
+        cams: 467 photos, about 3.54 MB, about 35 min
+        """
+        took = "" if self.seconds is None else f", about {_duration(self.seconds)}"
+        return f"{self.stage}: {self.photos} photos, about {_size(self.bytes)}{took}"
 
 
 class Stage:
@@ -157,3 +168,35 @@ class Adapter:
         """The stages that "all" runs."""
         stages = [entry.load() for entry in cls.stages.values()]
         return [stage for stage in stages if stage.is_needed(settings)]
+
+
+def run_together(stages: Sequence[Stage], run: Run[Any]) -> None:
+    """Runs the stages but those that run once; every rank calls it.
+
+    Args:
+        stages: in their order; each starts what it can with the results of the one before.
+        run: what they are given; its failures are those of all ranks afterwards.
+
+    Raises:
+        FileNotFoundError, InputError, OSError: of a stage.
+    """
+    shared = [stage for stage in stages if not stage.once]
+    for stage, following in zip_longest(shared, shared[1:]):
+        run.hand_on = following.early_start(run) if following else None
+        stage.run(run)
+        run.ranks.wait()
+    run.ranks.merge(run.failures)
+
+
+def _size(count: float) -> str:
+    unit = 0
+    while count >= 1000 and unit < len(UNITS) - 1:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.3g} {UNITS[unit]}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

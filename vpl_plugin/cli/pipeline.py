@@ -7,13 +7,12 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from vpl_plugin.adapters.methods import ADAPTERS
 from vpl_plugin.adapters.pipeline.options import add_options, settings_of
-from vpl_plugin.adapters.pipeline.run import Adapter, Estimate, Run, Stage
+from vpl_plugin.adapters.pipeline.run import Adapter, Run, Stage, run_together
 from vpl_plugin.cli.data_options import add_data_arguments, data_source, listed_photos
 from vpl_plugin.cli.model_options import add_model_arguments, load_model
 from vpl_plugin.cli.outcome import exit_code, reported
@@ -24,8 +23,6 @@ from vpl_plugin.errors import InputError
 __all__ = ["run_adapter"]
 
 logger = logging.getLogger(__name__)
-
-UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def run_adapter(name: str, program: str, argv: Sequence[str]) -> int:
@@ -147,12 +144,7 @@ def _run_stages(
         if ranks.rank == 0:
             _show_estimates(stages, run)
         return
-    shared = [stage for stage in stages if not stage.once]
-    for stage, following in zip_longest(shared, shared[1:]):
-        run.hand_on = following.early_start(run) if following else None
-        stage.run(run)
-        ranks.wait()
-    ranks.merge(run.failures)
+    run_together(stages, run)
     logger.info("results are in %s", run.settings.output.resolve())
 
 
@@ -161,20 +153,4 @@ def _show_estimates(stages: Sequence[Stage], run: Run[Any]) -> None:
 
     costs = Costs(run)
     for stage in stages:
-        row: Estimate = stage.estimate(run, costs)
-        took = "" if row.seconds is None else f", about {_duration(row.seconds)}"
-        print(f"{row.stage}: {row.photos} photos, about {_size(row.bytes)}{took}")
-
-
-def _size(count: float) -> str:
-    unit = 0
-    while count >= 1000 and unit < len(UNITS) - 1:
-        count, unit = count / 1000, unit + 1
-    return f"{count:.3g} {UNITS[unit]}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+        print(stage.estimate(run, costs))

@@ -1,1 +1,1 @@
-"""What a trained decoder does on a user's photos, from listing them to files and scores."""
+"""What commands do on a user's own photos: CAMs of a folder, and a trained decoder's label maps."""
