@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from vpl_plugin.adapters.clip_es.stages.photo_batches import plan_batches
-from vpl_plugin.adapters.clip_es.upstream.checkout import SCRIPTS
+from vpl_plugin.adapters.clip_es.upstream.scripts import SCRIPTS
 from vpl_plugin.adapters.clip_es.upstream.split import read_split
 from vpl_plugin.adapters.datasets import SetPhoto, coco_photos, folder_photos, voc_photos
 from vpl_plugin.adapters.photos.photo_list import listed_photos

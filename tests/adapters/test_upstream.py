@@ -16,8 +16,8 @@ from PIL import Image
 from vpl_plugin.adapters.clip_es import encode_photo, photo_cams
 from vpl_plugin.adapters.clip_es.stage_files import read_seeds
 from vpl_plugin.adapters.clip_es.upstream import UpstreamError, retrofit
-from vpl_plugin.adapters.clip_es.upstream import checkout as upstream_checkout
 from vpl_plugin.adapters.clip_es.upstream.cam_files import read_upstream_cams
+from vpl_plugin.adapters.retrofit import checkout as upstream_checkout
 from vpl_plugin.cli.clip_es_upstream import main
 from vpl_plugin.clip import load_clip
 from vpl_plugin.localization import resize_cams
@@ -197,7 +197,7 @@ def test_a_run_stopped_before_its_prototypes_goes_on(checkout: Path, tmp_path: P
         retrofit(checkout, cam_out_dir=output, **voc)
     held = read_seeds(output / "vpl/seeds/a.npz")
     assert {*held.seeds.tolist()} <= {NO_SEED, 0, 2}
-    with pytest.raises(UpstreamError, match="results of other settings"):
+    with pytest.raises(ValueError, match="results of other settings"):
         retrofit(checkout, cam_out_dir=output, **{**voc, "threshold": 0.5})
     broken.write_bytes(whole)
     done = retrofit(checkout, cam_out_dir=output, **voc)
@@ -310,7 +310,7 @@ def test_cams_of_another_program_are_not_taken_for_finished_ones(
     checkout: Path, voc: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "b.npy").write_bytes(b"upstream's")
-    with pytest.raises(ValueError, match=r"CAMs of another program, such as b\.npy"):
+    with pytest.raises(ValueError, match=r"files of another program, such as b\.npy"):
         retrofit(checkout, cam_out_dir=tmp_path, **voc)
     assert (tmp_path / "b.npy").read_bytes() == b"upstream's"
 

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vpl_plugin.adapters.clip_es.learning import DEFAULT_ANCHOR
-from vpl_plugin.adapters.clip_es.upstream import UpstreamError, retrofit
-from vpl_plugin.adapters.clip_es.upstream.checkout import SCRIPTS
+from vpl_plugin.adapters.clip_es.upstream import retrofit
+from vpl_plugin.adapters.clip_es.upstream.scripts import SCRIPTS
+from vpl_plugin.cli.retrofit import add_learning_arguments, reported
 from vpl_plugin.errors import InputError
 
 __all__ = ["main"]
@@ -22,19 +22,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns 0, 1 where upstream's code failed, 2 for bad input."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
+
+    def work() -> None:
         options = {**vars(arguments), "pixels_per_photo": arguments.pixels_per_photo or None}
         done = retrofit(options.pop("upstream"), **options)
-    except UpstreamError as error:
-        hint = "" if arguments.traceback else " (where: run it again with --traceback)"
-        print(f"vpl-clip-es: {error}{hint}", file=sys.stderr)
-        return 1
+        logger.info("CAMs of %d photos are in %s", done.photos, done.cam_out_dir)
+        logger.info("the prototypes are in %s", done.prototypes)
+
+    try:
+        return reported("vpl-clip-es", arguments.traceback, work)
     except (InputError, OSError, ImportError, FloatingPointError) as error:
         print(f"vpl-clip-es: {error}", file=sys.stderr)
         return 2
-    logger.info("CAMs of %d photos are in %s", done.photos, done.cam_out_dir)
-    logger.info("the prototypes are in %s", done.prototypes)
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,26 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     upstream.add_argument("--model", required=True, help='ViT-B-16.pt, or "mini"')
     upstream.add_argument("--num_workers", type=int, default=1, help="processes (default: 1)")
-    own = parser.add_argument_group("vision prototypes")
-    own.add_argument("--tau-I", type=float, default=0.03, help="temperature (default: 0.03)")
-    own.add_argument(
-        "--anchor",
-        type=float,
-        default=DEFAULT_ANCHOR,
-        help=f"weight of the prior at the text prototypes, 0 for none (default: {DEFAULT_ANCHOR})",
-    )
-    own.add_argument("--threshold", type=float, default=0.4, help="Phi (default: 0.4)")
-    own.add_argument(
-        "--pixels-per-photo",
-        type=int,
-        default=128,
-        help="drawn from each photo; 0 takes them all (default: 128)",
-    )
-    own.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
-    own.add_argument("--prototypes", type=Path, help=".safetensors of an earlier run, to use as is")
-    own.add_argument(
-        "--traceback", action="store_true", help="where upstream's code fails, print its traceback"
-    )
+    add_learning_arguments(parser)
     return parser
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "cams": "CAMs and masks for a folder of your own photos",
     "ablate": "the paper's ablations (Tables 4-7) on photos with masks",
     "run": "a stage of an adapter, such as one of an installed package of yours",
+    "retrofit": "vision prototypes in an unmodified checkout of another method's code",
     "compare": "mIoU of several runs on the same photos, with intervals of the differences",
     "train": "phase 2: a decoder trained on pseudo-masks, the encoder frozen",
     "segment": "a trained decoder on your own photos: label maps, no image labels needed",

@@ -1,90 +1,65 @@
-"""Seed pixels from what upstream CLIP-ES computes for a photo, a file per photo."""
+"""What upstream CLIP-ES computes for a photo: features where its forward has them, and its file."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vpl_plugin.adapters.clip_es.drawn_pixels import draw_pixels
-from vpl_plugin.adapters.clip_es.stage_files import StoredSeeds, write_seeds
 from vpl_plugin.adapters.clip_es.upstream.cam_files import read_upstream_cams
-from vpl_plugin.localization.seeds import seed_classes
+from vpl_plugin.adapters.retrofit.recipe import SeenPhoto
 
-__all__ = ["SeedCollector", "cams_on_grid"]
+__all__ = ["TokenCatcher", "cams_on_grid", "seen_photo"]
 
 # Upstream's scripts are written for this patch size.
 PATCH_SIZE = 16
 
 
-class SeedCollector:
-    """Turns each photo's CAM file into pixels with their seeds, and removes the file.
-
-    Features are caught where upstream's forward has them: behind ``ln_post``.
+class TokenCatcher:
+    """Catches what a model's ``ln_post`` gives while a ``with`` block runs.
 
     Args:
-        threshold: Phi of the seeds.
-        pixels_per_photo: how many to draw from each photo; None takes them all.
-        seed: of the draw.
+        model: of upstream's class.
     """
 
-    def __init__(self, *, threshold: float, pixels_per_photo: int | None, seed: int) -> None:
-        self._threshold = threshold
-        self._pixels_per_photo = pixels_per_photo
-        self._seed = seed
+    def __init__(self, model: Any) -> None:
+        self._visual = model.visual
         self._tokens: Tensor | None = None
 
-    @contextmanager
-    def watching(self, model: Any) -> Iterator[None]:
-        """Catches what the model's ``ln_post`` gives while the block runs."""
-        projection = model.visual.proj.detach()
+    def __enter__(self) -> None:
+        projection = self._visual.proj.detach()
 
         def catch(module: Any, inputs: Any, output: Tensor) -> None:
             self._tokens = output.detach()[0, 1:] @ projection.to(output.device)
 
-        handle = model.visual.ln_post.register_forward_hook(catch)
-        try:
-            yield
-        finally:
-            handle.remove()
+        self._handle = self._visual.ln_post.register_forward_hook(catch)
 
-    def take(self, name: str, path: Path, seeds: Path) -> None:
-        """Draws the pixels of one photo whose CAMs upstream has just written to ``path``.
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
 
-        Args:
-            name: of the photo.
-            path: the CAMs, which are removed.
-            seeds: the file to write.
-        """
-        if self._tokens is None:
-            raise RuntimeError(f"upstream's code did not run the encoder's ln_post on {name}")
-        features = F.normalize(self._tokens.float(), dim=1)
-        self._tokens = None
-        keys, cams = read_upstream_cams(path)
-        path.unlink()
-        height, width = cams.shape[1:]
-        grid = (math.ceil(height / PATCH_SIZE), math.ceil(width / PATCH_SIZE))
-        maps = cams_on_grid(torch.from_numpy(cams), grid)
-        claimed = seed_classes(maps, keys.tolist(), self._threshold)
-        # As the native stages name the photo, so that both draw the same pixels.
-        name = Path(name).with_suffix("").as_posix()
-        drawn = draw_pixels(len(claimed), name, self._pixels_per_photo, self._seed)
-        write_seeds(
-            seeds,
-            StoredSeeds(
-                features=features.half().cpu().numpy()[drawn],
-                seeds=claimed.numpy().astype(np.int16)[drawn],
-                pixels=drawn.astype(np.int32),
-                grid=grid,
-            ),
-        )
+    def tokens(self, photo: str) -> Tensor:
+        """(P, D) of the photo that upstream is through with, once."""
+        tokens, self._tokens = self._tokens, None
+        if tokens is None:
+            raise RuntimeError(f"upstream's code did not run the encoder's ln_post on {photo}")
+        return tokens
+
+
+def seen_photo(tokens: Tensor, path: Path) -> SeenPhoto:
+    """What prototypes are learned from.
+
+    Args:
+        tokens: (P, D) of the photo.
+        path: the file that upstream has written for it.
+    """
+    keys, cams = read_upstream_cams(path)
+    height, width = cams.shape[1:]
+    grid = (math.ceil(height / PATCH_SIZE), math.ceil(width / PATCH_SIZE))
+    return SeenPhoto(tokens, cams_on_grid(torch.from_numpy(cams), grid), keys.tolist())
 
 
 def cams_on_grid(cams: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vpl_plugin.adapters.clip_es.settings import DEFAULT_ANCHOR
-from vpl_plugin.adapters.clip_es.upstream.checkout import SCRIPTS, check_checkout, check_packages
-from vpl_plugin.adapters.clip_es.upstream.runner import UpstreamJob
-from vpl_plugin.adapters.clip_es.upstream.split import UpstreamSplit, check_photos, read_split
-from vpl_plugin.checks import (
-    check_choice,
-    check_count,
-    check_fraction,
-    check_not_negative,
-    check_positive,
-)
-from vpl_plugin.errors import InputError
-from vpl_plugin.prototypes import Prototypes
+from vpl_plugin.adapters.clip_es.upstream.scripts import SCRIPTS
+from vpl_plugin.adapters.retrofit.retrofit import retrofit as run_recipe
+from vpl_plugin.checks import check_choice
 
-__all__ = ["Retrofit", "UpstreamError", "retrofit"]
+__all__ = ["RECIPE_OF", "Retrofit", "retrofit"]
 
-
-class UpstreamError(RuntimeError):
-    """Upstream's code did not get through; the message says where."""
+RECIPE_OF = {"voc12": "clip_es", "coco14": "clip_es_coco"}
 
 
 class Retrofit(NamedTuple):
@@ -66,12 +51,10 @@ def retrofit(
 ) -> Retrofit:
     """Runs CLIP-ES's own code with vision prototypes in the place of its two text-feature tensors.
 
-    Upstream's ``perform`` runs twice over the photos of the split: with its text features, whose
-    CAMs become the seeds that prototypes are learned from with upstream's own encoder; and with
-    the prototypes, for the CAMs that stay, its softmax at 1 / tau_I. All of it happens in a process
-    of its own, so nothing is imported here, and nothing is written into the checkout. Without a
-    GPU upstream's ``cuda:`` devices become the CPU. A run that was stopped goes
-    on with the photo where it was when called again with the same settings.
+    :func:`vpl_plugin.adapters.retrofit.retrofit` with CLIP-ES's flags as arguments. Upstream's
+    ``perform`` runs twice over the photos of the split: with its text features, whose CAMs become
+    the seeds that prototypes are learned from with upstream's own encoder; and with the prototypes,
+    for the CAMs that stay, its softmax at 1 / tau_I.
 
     Args:
         checkout: folder of CLIP-ES, as cloned.
@@ -87,7 +70,8 @@ def retrofit(
         threshold: Phi of the seeds.
         pixels_per_photo: how many to learn from in each photo; None takes them all.
         seed: of the draw.
-        prototypes: a .safetensors of an earlier run, such as on the train split; None learns them.
+        prototypes: a .safetensors of an earlier run, such as on the train split; "text" for
+            upstream's own; None learns them.
         traceback: where upstream's code fails, its process prints where.
 
     Returns:
@@ -105,88 +89,24 @@ def retrofit(
         ...          cam_out_dir="out/voc_vpl")  # doctest: +SKIP
     """
     check_choice("dataset", dataset, SCRIPTS)
-    check_count("num_workers", num_workers)
-    check_positive("tau_I", tau_I)
-    check_not_negative("anchor", anchor)
-    check_fraction("threshold", threshold)
-    if pixels_per_photo is not None:
-        check_count("pixels_per_photo", pixels_per_photo)
-    script = SCRIPTS[dataset]
-    root = check_checkout(checkout, script)
-    model = str(model)
-    if Path(model).is_file():
-        model = str(Path(model).resolve())
-    elif Path(model).suffix:
-        raise FileNotFoundError(f"there is no model file {model}")
-    split_path = root / script.split_file if split_file is None else Path(split_file)
-    split = read_split(split_path, script, Path(img_root))
-    check_photos(Path(img_root), split, script)
-    check_packages(root, script)
-    if prototypes is not None and not Path(prototypes).is_file():
-        raise FileNotFoundError(f"there is no file of prototypes {prototypes}")
-    job = UpstreamJob(
-        checkout=str(root),
-        dataset=dataset,
-        model=model,
-        # Not resolved: upstream finds the annotations by words in this path, links included.
-        img_root=os.path.abspath(img_root),
-        split_file=str(split_path.resolve()),
-        cam_out_dir=os.path.abspath(cam_out_dir),
-        num_workers=num_workers,
-        tau_I=tau_I,
-        anchor=anchor,
-        threshold=threshold,
-        pixels_per_photo=pixels_per_photo,
-        seed=seed,
-        prototypes=None if prototypes is None else str(Path(prototypes).resolve()),
-        traceback=traceback,
-    )
-    _check_same_run(job, split)
-    made_by = _run_in_a_process(job)
-    return Retrofit(Path(job.cam_out_dir), job.learned, len(split.photos), made_by)
-
-
-def _run_in_a_process(job: UpstreamJob) -> dict[str, Any]:
-    """Runs the job in a child process, whose output and progress bars are this one's."""
-    # -c and not -m: the processes that the child starts must find its functions under their name.
-    code = (
-        "import sys; from vpl_plugin.adapters.clip_es.upstream.runner import main; sys.exit(main())"
-    )
-    environment = {
-        **os.environ,
-        "PYTHONDONTWRITEBYTECODE": "1",
-        # Upstream loads models with whatever torch.load does by default; nothing is unpickled.
-        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+    given = {
+        "model": model,
+        "img_root": img_root,
+        "split_file": split_file,
+        "num_workers": num_workers,
     }
-    Path(job.cam_out_dir).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        result_file = Path(folder) / "result.json"
-        command = [sys.executable, "-c", code, json.dumps(vars(job)), str(result_file)]
-        exit_code = subprocess.run(command, env=environment, check=False).returncode
-        result = json.loads(result_file.read_text()) if result_file.exists() else {}
-    if "facts" not in result:
-        why = result.get("error", f"its process ended with exit code {exit_code}")
-        raise UpstreamError(f"the checkout {job.checkout} did not get through: {why}")
-    return result["facts"]
-
-
-def _check_same_run(job: UpstreamJob, split: UpstreamSplit) -> None:
-    """CAMs of two different runs never mix in one folder."""
-    if job.learned.exists():
-        stored = Prototypes.load(job.learned).about.get("settings", {})
-        settings = job.settings()
-        differing = [name for name in settings if settings[name] != stored.get(name)]
-        if differing:
-            shown = ", ".join(f"{name} was {stored.get(name)!r}" for name in differing)
-            raise InputError(
-                f"cam_out_dir {job.cam_out_dir} holds the results of other settings ({shown}):"
-                " choose another"
-            )
-        return
-    for name in split.photos:
-        file = Path(job.cam_out_dir) / Path(name).with_suffix(".npy")
-        if file.exists():
-            raise InputError(
-                f"cam_out_dir {job.cam_out_dir} holds CAMs of another program, such as {file.name}:"
-                " choose another"
-            )
+    return Retrofit(
+        *run_recipe(
+            RECIPE_OF[dataset],
+            checkout,
+            cam_out_dir,
+            [f"--{name}={value}" for name, value in given.items() if value is not None],
+            tau_I=tau_I,
+            anchor=anchor,
+            threshold=threshold,
+            pixels_per_photo=pixels_per_photo,
+            seed=seed,
+            prototypes=prototypes,
+            traceback=traceback,
+        )
+    )

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from vpl_plugin.adapters.clip_es.upstream.checkout import UpstreamScript
+from vpl_plugin.adapters.clip_es.upstream.scripts import UpstreamScript
 from vpl_plugin.adapters.photos.split_file import named_photo, split_lines
 from vpl_plugin.errors import InputError
 

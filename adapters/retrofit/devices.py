@@ -1,9 +1,9 @@
-"""CLIP-ES names ``cuda:0`` itself: what stands in for it on a machine without a GPU."""
+"""Methods name ``cuda`` themselves: what stands in for it on a machine without a GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -27,12 +27,19 @@ def cpu_for_missing_cuda() -> Iterator[None]:
     if torch.cuda.is_available():
         yield
         return
-    with (
+    parallel = torch.nn.parallel
+    patches = [
         # CLIP-ES takes its process number modulo this.
-        mock.patch.object(torch.cuda, "device_count", return_value=1),
-        mock.patch.object(torch.Tensor, "to", _to_cpu(torch.Tensor.to)),
-        mock.patch.object(torch.nn.Module, "to", _to_cpu(torch.nn.Module.to)),
-    ):
+        (torch.cuda, "device_count", lambda: 1),
+        (torch.cuda, "set_device", lambda device: None),
+        (torch.cuda, "get_device_name", lambda device=None: "CPU"),
+        (parallel, "DistributedDataParallel", _data_parallel(parallel.DistributedDataParallel)),
+    ]
+    for kind in (torch.Tensor, torch.nn.Module):
+        patches += [(kind, "to", _to_cpu(kind.to)), (kind, "cuda", _stays)]
+    with ExitStack() as stack:
+        for owner, name, value in patches:
+            stack.enter_context(mock.patch.object(owner, name, value))
         yield
 
 
@@ -49,3 +56,14 @@ def _on_cpu(value: Any) -> Any:
         isinstance(value, torch.device) and value.type == "cuda"
     )
     return "cpu" if is_cuda else value
+
+
+def _stays(self: Any, *args: Any, **options: Any) -> Any:
+    return self
+
+
+def _data_parallel(kind: type[torch.nn.Module]) -> Callable[..., torch.nn.Module]:
+    def parallel(module: Any, device_ids: Any = None, *args: Any, **options: Any) -> Any:
+        return kind(module, None, *args, **options)
+
+    return parallel
