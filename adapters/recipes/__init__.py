@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from vpl_plugin.adapters.retrofit.recipe import Recipe
+from typing import TYPE_CHECKING
+
 from vpl_plugin.registry import Registry
+
+if TYPE_CHECKING:
+    from vpl_plugin.adapters.retrofit.recipe import Recipe
 
 __all__ = ["RECIPES"]
 

@@ -27,13 +27,13 @@ def cpu_for_missing_cuda() -> Iterator[None]:
     if torch.cuda.is_available():
         yield
         return
-    parallel = torch.nn.parallel
+    parallel = torch.nn.parallel.DistributedDataParallel
     patches = [
         # CLIP-ES takes its process number modulo this.
         (torch.cuda, "device_count", lambda: 1),
         (torch.cuda, "set_device", lambda device: None),
         (torch.cuda, "get_device_name", lambda device=None: "CPU"),
-        (parallel, "DistributedDataParallel", _data_parallel(parallel.DistributedDataParallel)),
+        (parallel, "__init__", _without_devices(parallel.__init__)),
     ]
     for kind in (torch.Tensor, torch.nn.Module):
         patches += [(kind, "to", _to_cpu(kind.to)), (kind, "cuda", _stays)]
@@ -62,8 +62,8 @@ def _stays(self: Any, *args: Any, **options: Any) -> Any:
     return self
 
 
-def _data_parallel(kind: type[torch.nn.Module]) -> Callable[..., torch.nn.Module]:
-    def parallel(module: Any, device_ids: Any = None, *args: Any, **options: Any) -> Any:
-        return kind(module, None, *args, **options)
+def _without_devices(make: Callable[..., None]) -> Callable[..., None]:
+    def made(self: Any, module: Any, device_ids: Any = None, *args: Any, **options: Any) -> None:
+        make(self, module, None, *args, **options)
 
-    return parallel
+    return made
