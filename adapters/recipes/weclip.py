@@ -1,6 +1,7 @@
 """WeCLIP (Zhang et al., CVPR 2024, repository zbf1991/WeCLIP) on PASCAL VOC: its inference.
 
-Its model makes CLIP-ES's CAMs inside its forward and keeps the text features as attributes.
+Its model makes CLIP-ES's CAMs inside its forward and keeps the text features as attributes. At
+inference they reach the CAM labels, which train its decoder, but not what the decoder says.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from vpl_plugin.adapters.recipes import RECIPES
 from vpl_plugin.adapters.retrofit.places import Attributes, Returned, Scale
 from vpl_plugin.adapters.retrofit.recipe import Call, Recipe, SeenPhoto
 from vpl_plugin.clip.class_names import VOC
+from vpl_plugin.localization.mask_files import write_mask
 from vpl_plugin.localization.normalization import min_max
 
 __all__ = ["WeCLIP"]
@@ -46,15 +48,24 @@ class WeCLIP(Recipe):
     labels = VOC.labels
     scale = Scale("clip.model:CLIP.forward_last_layer")
     photos = Returned("datasets.voc:load_img_name_list")
-    watched = {"cams": "WeCLIP_model.model_attn_aff_voc:perform_single_voc_cam"}
-    outputs = ("results/*/logit/{photo}.npy",)
+    watched = {
+        "cams": "WeCLIP_model.model_attn_aff_voc:perform_single_voc_cam",
+        "labels": "WeCLIP_model.model_attn_aff_voc:WeCLIP.forward",
+    }
+    outputs = ("results/*/logit/{photo}.npy", "results/cam_labels/{photo}.png")
 
     def seen(self, calls: Mapping[str, Call]) -> str:
-        """Photos come several times, flipped and in two sizes; the first counts."""
+        """Photos come in two sizes, each with its mirror image behind it; the first counts."""
         return Path(calls["cams"].arguments["img_path"]).stem
 
+    def save(self, photo: str, calls: Mapping[str, Call], folder: Path) -> None:
+        """The CAM labels, of which the script keeps the score alone."""
+        labels = folder / "results" / "cam_labels"
+        labels.mkdir(exist_ok=True)
+        write_mask(labels / f"{photo}.png", calls["labels"].result[1][0].byte().cpu().numpy())
+
     def see(self, calls: Mapping[str, Call]) -> SeenPhoto:
-        """The refined CAMs, and the features that their GradCAM pools."""
+        """The refined CAMs, and the features that their GradCAM pools: of the mirror image."""
         arguments, (maps, classes, *_) = calls["cams"]
         visual = arguments["cam"].model.visual
         tokens, _ = visual.transformer.resblocks[-1](arguments["image_features"])

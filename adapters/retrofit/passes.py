@@ -77,7 +77,7 @@ class Pass:
         """Whether nothing is left to do for a photo."""
         if self.learns:
             return self.job.seeds_of(photo).exists()
-        return any(self._files(Path(self.job.output), photo))
+        return all(self._files(Path(self.job.output), photo))
 
     def learn_from(self, photo: str, seen: SeenPhoto) -> None:
         """Keeps pixels of a photo with their seeds."""
@@ -104,7 +104,7 @@ class Pass:
 
     def keep(self, photo: str) -> None:
         """A photo's files are complete: they go where the user wants them."""
-        for file in self._files(self.folder, photo):
+        for file in sum(self._files(self.folder, photo), []):
             _same_file(file, Path(self.job.output) / file.relative_to(self.folder))
 
     def keep_the_rest(self) -> None:
@@ -118,9 +118,10 @@ class Pass:
         for file in _files_below(output, besides=self.job.own_folder):
             _same_file(file, self.folder / file.relative_to(output))
 
-    def _files(self, folder: Path, photo: str) -> list[Path]:
+    def _files(self, folder: Path, photo: str) -> list[list[Path]]:
+        """For each of the outputs what there is of it."""
         name = glob.escape(photo)
-        return [file for pattern in self.outputs for file in folder.glob(pattern.format(photo=name))]
+        return [list(folder.glob(pattern.format(photo=name))) for pattern in self.outputs]
 
 
 def _files_below(folder: Path, besides: Path | None = None) -> list[Path]:

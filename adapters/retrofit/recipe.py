@@ -68,8 +68,8 @@ class Recipe:
         photos: the function that reads the list of photos.
         watched: functions of the checkout by names of your choice. The last is called at least once
             for each photo; when it returns, the photo has been seen.
-        outputs: files of a photo, "{photo}" for its name, wildcards allowed. A photo that has one
-            is done.
+        outputs: files of a photo, "{photo}" for its name, wildcards allowed. A photo that has them
+            all is done.
     """
 
     title: ClassVar[str]
@@ -122,6 +122,15 @@ class Recipe:
             calls: the latest of each watched function.
         """
         raise NotImplementedError
+
+    def save(self, photo: str, calls: Mapping[str, Call], folder: Path) -> None:
+        """Writes what the script computes for a photo and does not keep.
+
+        Args:
+            photo: its name.
+            calls: the latest of each watched function.
+            folder: that the script writes to.
+        """
 
     def check(self, root: Path, flags: Sequence[str]) -> None:
         """Raises what is to be said of the flags before anything runs."""

@@ -170,9 +170,11 @@ class _Run:
         if self._pass.learns:
             with torch.no_grad():
                 self._pass.learn_from(photo, recipe.see(self._calls))
-        elif seen:
-            # The script has gone on, so all that it writes of the one before is there.
-            self._pass.keep(seen[-1])
+        else:
+            recipe.save(photo, self._calls, self._pass.folder)
+            if seen:
+                # The script has gone on, so all that it writes of the one before is there.
+                self._pass.keep(seen[-1])
         seen.append(photo)
         if self._pass.learns and len(seen) == len(self._todo):
             raise _Through

@@ -106,9 +106,8 @@ def test_text_prototypes_change_nothing_and_vision_prototypes_do(
     done = retrofit(recipe, root, tmp_path / "vision", flags)
     vision = files(done.output)
     assert vision.keys() == own.keys()
-    photos = [name for name in own if Path(name).stem in LABELS]
-    assert len(photos) == done.photos == 3
-    assert all(vision[name] != own[name] for name in photos)
+    assert {Path(name).stem for name in own if vision[name] != own[name]} >= {*LABELS}
+    assert done.photos == 3
     held, shown = Prototypes.load(done.prototypes), Prototypes.load(text.prototypes)
     assert held.class_names == shown.class_names
     assert (held.temperature, shown.temperature) == (0.03, None)
@@ -161,7 +160,7 @@ def test_a_broken_photo_is_told_in_a_line_and_a_rerun_goes_on(
     assert "before it was through with 'c'" in capfd.readouterr().err
     (data / "c.jpg").write_bytes((tmp_path / "data" / "a.jpg").read_bytes())
     first = {name: (tmp_path / "more" / name).stat().st_mtime_ns for name in files(tmp_path / "more")}
-    assert [Path(name).stem for name in first] == ["a"]
+    assert {Path(name).stem for name in first} == {"a"}
     assert main([*words, *given, "--", *flags]) == 0
     now = {name: (tmp_path / "more" / name).stat().st_mtime_ns for name in first}
     assert now == first
@@ -189,7 +188,7 @@ def test_a_run_that_is_killed_goes_on(
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     # Of b there is but what the script writes before the whole of it.
-    assert list(files(output)) == ["results/val/logit/a.npy"]
+    assert {Path(name).stem for name in files(output)} == {"a"}
     before = kept.stat().st_mtime_ns
     script.write_text(body)
     done = retrofit("weclip", root, output, flags, prototypes="text")

@@ -17,7 +17,7 @@ def validate(model, dataset, test_scales=None):
     model.cuda(0)
     for (name,), inputs in torch.utils.data.DataLoader(dataset, num_workers=1):
         both = torch.cat([inputs, inputs.flip(-1)]).cuda()
-        maps = [model(both, [name, name], mode="val")[0] for _ in test_scales]
+        maps = [model(both, [name, name], mode="val")[0][0] for _ in test_scales]
         logit = os.path.join(args.work_dir, "logit", f"{name}.npy")
         np.save(logit, {"segs": torch.stack(maps).cpu().numpy()})
 
