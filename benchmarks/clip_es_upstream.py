@@ -31,10 +31,12 @@ from tqdm import tqdm
 
 from vpl_plugin.adapters.clip_es.cams import batch_cams
 from vpl_plugin.adapters.clip_es.upstream.cam_files import read_upstream_cams, write_upstream_cams
-from vpl_plugin.adapters.clip_es.upstream.devices import cpu_for_missing_cuda
 from vpl_plugin.adapters.clip_es.upstream.encoder import load_encoder
-from vpl_plugin.adapters.clip_es.upstream.runner import _import_script
+from vpl_plugin.adapters.clip_es.upstream.perform import import_script
+from vpl_plugin.adapters.clip_es.upstream.scripts import SCRIPTS
 from vpl_plugin.adapters.datasets import voc_photos
+from vpl_plugin.adapters.retrofit.devices import cpu_for_missing_cuda
+from vpl_plugin.adapters.retrofit.imports import import_from
 from vpl_plugin.clip import VOC, load_clip
 from vpl_plugin.clip.preprocess import open_photo
 from vpl_plugin.localization.seeds import resize_cams
@@ -95,10 +97,9 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, photos: Any, folder: Path) -> None:
-    job: Any = SimpleNamespace(
-        checkout=str(arguments.checkout.resolve()), unfinished=folder, dataset="voc12"
-    )
-    script = _import_script(job)
+    checkout = arguments.checkout.resolve()
+    import_from(checkout, folder)
+    script = import_script(checkout, SCRIPTS["voc12"])
     if arguments.model == "mini":
         upstream: Any = load_encoder("mini", script.clip, "cpu")
     else:

@@ -1,7 +1,8 @@
 """A method's own run, for tests to compare with: nothing is exchanged, skipped or stopped.
 
 python own_run.py RECIPE CHECKOUT FOLDER FLAGS... runs the recipe's script in FOLDER, a new one. As in a
-retrofit, the CPU stands in for a missing GPU, and empty modules for what is not needed.
+retrofit, the CPU stands in for a missing GPU, and empty modules for what is not needed. VPL_OWN_SCRIPT
+names another script to run in its place.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def saving(recipe: Recipe, folder: Path) -> ExitStack:
 
         return called
 
-    for name, place in recipe.watched.items():
+    # CLIP-ES's recipe watches nothing.
+    for name, place in getattr(recipe, "watched", {}).items():
         stack.enter_context(replaced(place, functools.partial(around, name)))
     return stack
 
@@ -55,8 +57,9 @@ if __name__ == "__main__":
     import_from(root, run, recipe.unused)
     os.environ.update(recipe.environment)
     os.chdir(run)
+    script = os.environ.get("VPL_OWN_SCRIPT") or str(root / recipe.script)
     own = [flag.format(output=run) for flag in recipe.flags]
     sys.argv = [recipe.script, *flags, *own]
     sys.path.insert(1, str((root / recipe.script).parent))
     with cpu_for_missing_cuda(), torch.enable_grad(), saving(recipe, run):
-        runpy.run_path(str(root / recipe.script), run_name="__main__")
+        runpy.run_path(script, run_name="__main__")
