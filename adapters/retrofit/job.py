@@ -31,7 +31,7 @@ class Job:
         threshold: Phi of the seeds.
         pixels_per_photo: how many to learn from in each photo; None takes them all.
         seed: of the draw.
-        prototypes: file of prototypes learned before; "text" are the method's own; None learns them.
+        prototypes: file of prototypes learned before; "text" are the method's own; None learns.
         traceback: a failure is printed with its traceback.
     """
 

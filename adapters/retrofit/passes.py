@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import shutil
 from dataclasses import dataclass, replace
@@ -104,7 +105,7 @@ class Pass:
 
     def keep(self, photo: str) -> None:
         """A photo's files are complete: they go where the user wants them."""
-        for file in sum(self._files(self.folder, photo), []):
+        for file in itertools.chain(*self._files(self.folder, photo)):
             _same_file(file, Path(self.job.output) / file.relative_to(self.folder))
 
     def keep_the_rest(self) -> None:

@@ -50,8 +50,8 @@ class Recipe:
 
     Register a subclass under a name, in the file of that name in ``adapters/recipes`` or in a
     package of your own that offers it as an entry point of the group ``vpl_plugin.recipes``.
-    ``vpl retrofit --recipe NAME`` then runs the method's script twice, each time in a process of its
-    own: with its text prototypes, and once these photos have taught vision prototypes, with those.
+    ``vpl retrofit --recipe NAME`` then runs the method's script twice, each time in a process of
+    its own: with its text prototypes, and with the vision prototypes that were learned from that.
 
     Attributes:
         title: the method and what of it is run, for messages.

@@ -66,11 +66,12 @@ def retrofit(
     """Runs a method's own script with vision prototypes in the place of its text prototypes.
 
     The script runs twice over the photos of its list: with its text prototypes, whose maps become
-    the seeds that prototypes are learned from with its own encoder; and with the prototypes, for the
-    files that stay. Each happens in a process of its own, so nothing is imported here, and nothing
-    is written into the checkout: the script runs in a folder of links to it, so that relative paths
-    in its flags are those of the checkout. Without a GPU ``cuda`` devices become the CPU. A run that
-    was stopped goes on with the photo where it was when called again with the same settings.
+    the seeds that prototypes are learned from with its own encoder; and with the prototypes, for
+    the files that stay. Each happens in a process of its own, so nothing is imported here, and
+    nothing is written into the checkout: the script runs in a folder of links to it, so that
+    relative paths in its flags are those of the checkout. Without a GPU ``cuda`` devices become the
+    CPU. A run that was stopped goes on with the photo where it was when called again with the same
+    settings.
 
     Args:
         recipe: its name, one of :data:`vpl_plugin.adapters.recipes.RECIPES`.
@@ -91,8 +92,8 @@ def retrofit(
 
     Raises:
         FileNotFoundError: the checkout or the prototypes are missing.
-        ValueError: not a checkout of the method, or of an unknown shape; bad settings; an ``output``
-            that holds other results.
+        ValueError: not a checkout of the method, or of an unknown shape; bad settings; an
+            ``output`` that holds other results.
         ImportError: a package that the checkout's code imports is not installed.
         UpstreamError: the method's code failed; the message names the photo where it can.
 

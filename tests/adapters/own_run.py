@@ -1,8 +1,8 @@
 """A method's own run, for tests to compare with: nothing is exchanged, skipped or stopped.
 
-python own_run.py RECIPE CHECKOUT FOLDER FLAGS... runs the recipe's script in FOLDER, a new one. As in a
-retrofit, the CPU stands in for a missing GPU, and empty modules for what is not needed. VPL_OWN_SCRIPT
-names another script to run in its place.
+python own_run.py RECIPE CHECKOUT FOLDER FLAGS... runs the recipe's script in FOLDER, a new one. As
+in a retrofit, the CPU stands in for a missing GPU, and empty modules for what is not needed.
+VPL_OWN_SCRIPT names another script to run in its place.
 """
 
 from __future__ import annotations

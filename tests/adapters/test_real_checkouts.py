@@ -1,7 +1,7 @@
 """Recipes on the real, unmodified checkouts in the folder that VPL_CHECKOUTS names.
 
-Weights are random, photos noise, both small: what is shown is that a method's own prototypes change no
-file of its own run, bit for bit, that vision prototypes do, and that the checkout stays as it was.
+Weights are random, photos noise, both small: what is shown is that a method's own prototypes change
+no file of its own run, bit for bit, that vision prototypes do, and that the checkout stays clean.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ def status(root: Path) -> str:
 
 def photo_files(folder: Path, recipe: str) -> dict[str, bytes]:
     """The files of photos, as the recipe names them."""
-    patterns = [pattern.format(photo=name) for pattern in RECIPES[recipe].outputs for name in PHOTOS]
+    outputs = RECIPES[recipe].outputs
+    patterns = [pattern.format(photo=name) for pattern in outputs for name in PHOTOS]
     found = [file for pattern in patterns for file in folder.glob(pattern)]
     return {str(file.relative_to(folder)): file.read_bytes() for file in found}
 

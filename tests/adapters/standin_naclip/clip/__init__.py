@@ -1,1 +1,3 @@
 from clip.model import CLIP
+
+__all__ = ["CLIP"]
