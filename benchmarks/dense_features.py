@@ -13,9 +13,9 @@ the refined text CAMs of CLIP as it is at Phi = 0.4, the same for every kind. A 
 one-hot; any other gets the text distribution over the background at this kind's feature. tau_I and
 the prior are the defaults. Nothing is chosen on val.
 
-Prints mIoU on the val photos and paired differences with their 95 % intervals over the photos. The
-output holds the seeds, the prototypes, and the counts that ``vpl compare`` reads; what is done
-already is kept.
+Prints mIoU on the val photos, the background's part in it, and paired differences with their 95 %
+intervals over the photos. The output holds the seeds, the prototypes, and the counts that ``vpl
+compare`` reads; what is done already is kept.
 """
 
 from __future__ import annotations
@@ -116,6 +116,13 @@ def score(
         write_photo_counts(output / kind / name / PHOTO_COUNTS, names, stacked)
 
 
+def parts(counts: Tensor) -> str:
+    """IoU of the background, and the mean over the classes that the photos show."""
+    right, predicted, truth = counts.sum(dim=0).double()
+    iou = 100 * right / (predicted + truth - right)
+    return f"{iou[0]:.1f} / {iou[1:][truth[1:] > 0].mean():.1f}"
+
+
 def shown(counts: Tensor, base: Tensor) -> str:
     """A difference in points, with its interval."""
     mean, low, high = (100 * value for value in paired_difference(counts, base))
@@ -155,8 +162,9 @@ def main() -> None:
                 counts[kind, name, mode] = found
 
     for mode in MODES:
-        print(f"\n| {mode} | text | vision | vision to text | text to clip | vision to clip |")
-        print("|---|---|---|---|---|---|")
+        columns = "text | vision | vision to text | text to clip | vision to clip"
+        print(f"\n| {mode} | {columns} | text: background / classes | vision: the same |")
+        print("|---|---|---|---|---|---|---|---|")
         for kind in options.kinds:
             own = {name: counts[kind, name, mode] for name in ("text", "vision")}
             cells = [f"{100 * float(mean_iou(each.sum(dim=0))):.1f}" for each in own.values()]
@@ -164,6 +172,7 @@ def main() -> None:
             for name, each in own.items():
                 base = counts.get(("clip", name, mode))
                 cells.append("" if base is None or kind == "clip" else shown(each, base))
+            cells += map(parts, own.values())
             print(f"| {kind} | {' | '.join(cells)} |")
 
 
