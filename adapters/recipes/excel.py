@@ -54,7 +54,7 @@ class ExCEL(Recipe):
         "features": "clip:generate_clip_fts",
         "maps": "utils.affutils:refine_cams_with_aff",
     }
-    outputs = ("lam/*/*_logits/{photo}.npy",)
+    outputs = ("lam/*/*/*_logits/{photo}.npy",)
 
     def rows(self, *found: Tensor) -> tuple[Tensor, Tensor]:
         """Prototypes are columns: 20 classes, then the background."""

@@ -189,7 +189,7 @@ def test_weclip(checkout: Callable[[str], Path], voc: Path, vit: Path, tmp_path:
         "held = {k: v for k, v in model.state_dict().items() if k.startswith('decoder')};"
         f"torch.save(held, {str(decoder)!r})"
     )
-    (tmp_path / "make_decoder.py").write_text(code.replace(";", "\n"))
+    (tmp_path / "make_decoder.py").write_text(code.replace("; ", ";").replace(";", "\n"))
     # An absolute path in the place of the script's.
     words = [str(HERE / "own_run.py"), "weclip", str(root), str(tmp_path / "decoder")]
     environment = {**os.environ, "VPL_OWN_SCRIPT": str(tmp_path / "make_decoder.py")}

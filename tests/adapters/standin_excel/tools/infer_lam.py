@@ -45,7 +45,7 @@ if __name__ == "__main__":
     torch.cuda.set_device(0)
     dist.init_process_group(backend=args.backend)
     torch.load(args.model_path)
-    args.logits = args.model_path.split("checkpoints/")[0] + "train/free_logits"
+    args.logits = args.model_path.split("checkpoints/")[0] + "train/train_free/aff_lam_logits"
     os.makedirs(args.logits, exist_ok=True)
     model = DistributedDataParallel(ExCEL_model(args.model, "cuda"), device_ids=[0])
     photos = voc.Photos(args.root, args.names)
