@@ -18,7 +18,8 @@ demo: $(STAMP)
 	$(BIN)/vpl demo --output vpl_demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	@# A file's tests stay in one process, as they share fixtures; a thread each, as they share the cores.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

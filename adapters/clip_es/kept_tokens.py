@@ -48,7 +48,7 @@ def kept_tokens(tokens: VisionTokens) -> list[KeptTokens]:
         >>> model = load_clip("mini", device="cpu")
         >>> (kept,) = kept_tokens(model.tokens_before_last_block(torch.zeros(1, 3, 32, 48)))
         >>> kept.tokens.shape, kept.roots.shape, kept.roots.dtype, kept.blocks
-        ((7, 192), (6, 6), dtype('uint16'), 5)
+        ((7, 192), (6, 6), dtype('uint16'), 1)
     """
     blocks = tokens.attention.shape[1]
     mean = tokens.attention.sum(dim=1, dtype=torch.float32) / max(1, blocks)
@@ -83,7 +83,7 @@ def vision_tokens(
         >>> tokens = model.tokens_before_last_block(torch.zeros(1, 3, 32, 48))
         >>> again = vision_tokens(kept_tokens(tokens), model.device, model.dtype)
         >>> torch.equal(again.tokens, tokens.tokens), again.attention.shape
-        (True, torch.Size([1, 5, 6, 6]))
+        (True, torch.Size([1, 1, 6, 6]))
     """
 
     def together(arrays: Sequence[np.ndarray]) -> Tensor:

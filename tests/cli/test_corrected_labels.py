@@ -101,7 +101,8 @@ def test_with_prototypes_that_stay_only_the_photo_itself_is_made_anew(
     assert vpl_cams(folder, out, labels, "--prototypes", "text") == 0
     changed = {path for path, time in before.items() if path.stat().st_mtime_ns != time}
     assert {path.relative_to(out).as_posix() for path in changed} == {
-        *("cams/cat.png.npz", "masks/cat.png.png", "labels/cat.png.png", "panels/cat.png.png")
+        *("cams/cat.png.npz", "masks/cat.png.png", "labels/cat.png.png", "panels/cat.png.png"),
+        "probabilities/cat.png.npz",
     }
     assert read_cams(out / "cams/cat.png.npz").classes == (0,)
     assert set(read_mask(out / "masks/cat.png.png").ravel().tolist()) <= {0, 1}
