@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ def test_rows_after_the_iteration_resumed_from_are_replaced(tmp_path: Path) -> N
 def test_tensorboard_shows_the_same(tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     write(tmp_path, 0, {1: 1.5, 2: 1.0, 3: 0.5})
+    # TensorBoard reads its files by the second they were made in; a resumed training's is later.
+    time.sleep(1.1)
     write(tmp_path, 2, {3: 0.25})
     board = events.EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
