@@ -10,8 +10,8 @@ from pathlib import Path
 
 from vpl_plugin.adapters.clip_es.upstream import retrofit
 from vpl_plugin.adapters.clip_es.upstream.scripts import SCRIPTS
-from vpl_plugin.cli.retrofit import add_learning_arguments, reported
-from vpl_plugin.errors import InputError
+from vpl_plugin.cli.outcome import exit_code
+from vpl_plugin.cli.retrofit import add_learning_arguments, run_upstream
 
 __all__ = ["main"]
 
@@ -29,11 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.info("CAMs of %d photos are in %s", done.photos, done.cam_out_dir)
         logger.info("the prototypes are in %s", done.prototypes)
 
-    try:
-        return reported("vpl-clip-es", arguments.traceback, work)
-    except (InputError, OSError, ImportError, FloatingPointError) as error:
-        print(f"vpl-clip-es: {error}", file=sys.stderr)
-        return 2
+    program = "vpl-clip-es"
+    return exit_code(program, lambda: run_upstream(program, arguments.traceback, work))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from pathlib import Path
 from vpl_plugin.adapters.clip_es.settings import DEFAULT_ANCHOR
 from vpl_plugin.adapters.recipes import RECIPES
 
-__all__ = ["add_arguments", "add_learning_arguments", "reported", "run"]
+__all__ = ["add_arguments", "add_learning_arguments", "run", "run_upstream"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
         logger.info("the files of %d photos are in %s", done.photos, done.output)
         logger.info("the prototypes are in %s", done.prototypes)
 
-    return reported("vpl retrofit", arguments.traceback, work)
+    return run_upstream("vpl retrofit", arguments.traceback, work)
 
 
-def reported(program: str, traceback: bool, work: Callable[[], None]) -> int:
+def run_upstream(program: str, traceback: bool, work: Callable[[], None]) -> int:
     """Does the work; where the method's code fails, says so in one line. Returns the exit code."""
     from vpl_plugin.adapters.retrofit import UpstreamError
 
