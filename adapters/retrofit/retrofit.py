@@ -84,7 +84,7 @@ def retrofit(
         pixels_per_photo: how many to learn from in each photo; None takes them all.
         seed: of the draw.
         prototypes: a .safetensors of an earlier run, such as on the train split; "text" for the
-            method's own, which change nothing; None learns them.
+            method's own, which change nothing; by default they are learned.
         traceback: where the method's code fails, its process prints where.
 
     Returns:

@@ -11,7 +11,7 @@ from pathlib import Path
 from vpl_plugin.adapters.clip_es.upstream import retrofit
 from vpl_plugin.adapters.clip_es.upstream.scripts import SCRIPTS
 from vpl_plugin.cli.outcome import exit_code
-from vpl_plugin.cli.retrofit import add_learning_arguments, run_upstream
+from vpl_plugin.cli.retrofit import add_learning_arguments, learning_options, run_upstream
 
 __all__ = ["main"]
 
@@ -24,13 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
     def work() -> None:
-        options = {**vars(arguments), "pixels_per_photo": arguments.pixels_per_photo or None}
+        options = {**vars(arguments), **learning_options(arguments)}
         done = retrofit(options.pop("upstream"), **options)
         logger.info("CAMs of %d photos are in %s", done.photos, done.cam_out_dir)
         logger.info("the prototypes are in %s", done.prototypes)
 
     program = "vpl-clip-es"
-    return exit_code(program, lambda: run_upstream(program, arguments.traceback, work))
+    return exit_code(program, lambda: run_upstream(program, "traceback" in arguments, work))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,13 +7,20 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from vpl_plugin.adapters.clip_es.settings import DEFAULT_ANCHOR
+from vpl_plugin.adapters.pipeline.options import add_options, given_options
 from vpl_plugin.adapters.recipes import RECIPES
+from vpl_plugin.adapters.retrofit import UpstreamError, retrofit
 
-__all__ = ["add_arguments", "add_learning_arguments", "run", "run_upstream"]
+__all__ = ["add_arguments", "add_learning_arguments", "learning_options", "run", "run_upstream"]
 
 logger = logging.getLogger(__name__)
+
+# Where things are: options of other names, or of the recipe.
+WHERE = ("recipe", "checkout", "output", "flags")
+# On the command line 0 stands for all pixels.
+LEFT_OUT = (*WHERE, "pixels_per_photo")
 
 
 def add_arguments(parser: argparse.ArgumentParser, _: Sequence[str] = ()) -> None:
@@ -34,52 +41,39 @@ def add_arguments(parser: argparse.ArgumentParser, _: Sequence[str] = ()) -> Non
 def add_learning_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of whatever runs a method's code with vision prototypes."""
     own = parser.add_argument_group("vision prototypes")
-    own.add_argument("--tau-I", type=float, default=0.03, help="temperature (default: 0.03)")
-    own.add_argument(
-        "--anchor",
-        type=float,
-        default=DEFAULT_ANCHOR,
-        help=f"weight of the prior at the text prototypes, 0 for none (default: {DEFAULT_ANCHOR})",
-    )
-    own.add_argument("--threshold", type=float, default=0.4, help="Phi (default: 0.4)")
+    add_options(own, retrofit, leave_out=LEFT_OUT)
     own.add_argument(
         "--pixels-per-photo",
         type=int,
-        default=128,
-        help="drawn from each photo; 0 takes them all (default: 128)",
+        default=argparse.SUPPRESS,
+        help="drawn from each photo; 0 takes them all"
+        f" (default: {(retrofit.__kwdefaults__ or {})['pixels_per_photo']})",
     )
-    own.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
-    own.add_argument(
-        "--prototypes",
-        help='.safetensors of an earlier run, to use as is, or "text" for the method\'s own',
-    )
-    own.add_argument(
-        "--traceback", action="store_true", help="where upstream's code fails, print its traceback"
-    )
+
+
+def learning_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of :func:`add_learning_arguments` that were given, as :func:`retrofit` takes them."""
+    given = given_options(arguments, retrofit)
+    learning = {name: value for name, value in given.items() if name not in WHERE}
+    if "pixels_per_photo" in learning:
+        learning["pixels_per_photo"] = learning["pixels_per_photo"] or None
+    return learning
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command. Returns 0, or 1 where the method's code failed."""
-    from vpl_plugin.adapters.retrofit import retrofit
-
-    options = vars(arguments)
-    names = ("tau_I", "anchor", "threshold", "pixels_per_photo", "seed", "prototypes", "traceback")
-    learning = {name: options[name] for name in names}
-    learning["pixels_per_photo"] = arguments.pixels_per_photo or None
 
     def work() -> None:
         where = (arguments.recipe, arguments.checkout, arguments.output, arguments.flags)
-        done = retrofit(*where, **learning)
+        done = retrofit(*where, **learning_options(arguments))
         logger.info("the files of %d photos are in %s", done.photos, done.output)
         logger.info("the prototypes are in %s", done.prototypes)
 
-    return run_upstream("vpl retrofit", arguments.traceback, work)
+    return run_upstream("vpl retrofit", "traceback" in arguments, work)
 
 
 def run_upstream(program: str, traceback: bool, work: Callable[[], None]) -> int:
     """Does the work; where the method's code fails, says so in one line. Returns the exit code."""
-    from vpl_plugin.adapters.retrofit import UpstreamError
-
     try:
         work()
     except UpstreamError as error:

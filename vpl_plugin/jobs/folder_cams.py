@@ -9,7 +9,7 @@ from pathlib import Path
 from vpl_plugin.adapters.clip_es.settings import Settings
 from vpl_plugin.adapters.clip_es.stages import CAMs, Learn, Masks, Seeds
 from vpl_plugin.adapters.photos.photo_set import PhotoSet
-from vpl_plugin.adapters.pipeline.run import Run, Stage
+from vpl_plugin.adapters.pipeline.run import Run, Stage, run_together
 from vpl_plugin.clip import ClipModel
 from vpl_plugin.distributed import Ranks
 from vpl_plugin.plots.cam_explorer import save_cam_explorer
@@ -79,8 +79,7 @@ def folder_cams(
     """
     run: Run[Settings] = Run(photos, settings, model, failures, Ranks(device=str(model.device)))
     stages: tuple[Stage, ...] = (Seeds(), Learn(), CAMs(), Masks())
-    for stage in stages[0 if settings.learns else 2 :]:
-        stage.run(run)
+    run_together(stages[0 if settings.learns else 2 :], run)
     if not settings.pictures:
         return
     kinds: dict[str, Settings] = {"text": settings}

@@ -71,7 +71,7 @@ def retrofit(
         pixels_per_photo: how many to learn from in each photo; None takes them all.
         seed: of the draw.
         prototypes: a .safetensors of an earlier run, such as on the train split; "text" for
-            upstream's own; None learns them.
+            upstream's own; by default they are learned.
         traceback: where upstream's code fails, its process prints where.
 
     Returns:

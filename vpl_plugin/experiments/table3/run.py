@@ -90,7 +90,7 @@ class _Table3:
         self._model, self._photos, self._settings = model, photos, settings
         self._failures = failures
         self._decoders: dict[str, list[Any]] = {"ce": [], "rsc": []}
-        self._phase1 = self._run_phase1()
+        self._phase1: Phase1
 
     def _run_phase1(self) -> Phase1:
         ranks = Ranks(device=str(self._model.device))
@@ -103,6 +103,7 @@ class _Table3:
     def run(self) -> str:
         """All rows. Returns the table."""
         settings = self._settings
+        self._phase1 = self._run_phase1()
         self._write()
         examples = self._examples()
         regions = {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vpl_plugin.adapters.clip_es.settings import DEFAULT_ANCHOR, Settings
+from vpl_plugin.adapters.clip_es.settings import Settings
 from vpl_plugin.adapters.pipeline.options import option
 from vpl_plugin.checks import check_choice, check_count, check_not_negative, check_positive
 from vpl_plugin.errors import InputError
@@ -52,11 +52,11 @@ class Table3Settings:
     sources: Mapping[str, Mapping[str, Any]]
     training: TrainingSettings
     inference: InferenceSettings = field(default_factory=InferenceSettings)
-    tau_I: float = option(0.03, group="phase 1")
-    anchor: float = DEFAULT_ANCHOR
-    threshold: float = 0.4
-    background_power: float = 1.0
-    confidence: float = 0.95
+    tau_I: float = option(Settings.tau_I, group="phase 1")
+    anchor: float = Settings.anchor
+    threshold: float = Settings.threshold
+    background_power: float = Settings.power
+    confidence: float = Settings.confidence
     supervision: str = option(SUPERVISION[0], group="rows IV to VI")
     seeds: tuple[int, ...] = (0,)
     cache: bool = True
